@@ -1,0 +1,3 @@
+//! The card-update worker.
+pub mod domain;
+pub mod wire;

@@ -1,0 +1,135 @@
+//! Card records: the value in the compacted cards topic.
+
+use super::json::{push_number, push_string};
+use crate::domain::{Account, AccountNumber, AccountType, CardId, Currency, RequestId, StoredAccount};
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// Appends the record of a card.
+pub fn encode_card(card_id: &CardId, accounts: &[StoredAccount], out: &mut Vec<u8>) {
+    let mut text = [0; 36];
+    out.extend_from_slice(br#"{"card_id":""#);
+    out.extend_from_slice(card_id.encode(&mut text).as_bytes());
+    out.extend_from_slice(br#"","accounts":["#);
+    for (i, stored) in accounts.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        encode_account(stored, out);
+    }
+    out.extend_from_slice(b"]}");
+}
+
+fn encode_account(stored: &StoredAccount, out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"iban":"#);
+    push_string(out, stored.account.number.as_bytes());
+    out.extend_from_slice(br#","currency":""#);
+    out.extend_from_slice(&stored.account.currency.code());
+    out.extend_from_slice(br#"","type":"#);
+    push_string(out, stored.account.kind.as_bytes());
+    out.extend_from_slice(br#","request_id":""#);
+    out.extend_from_slice(stored.request_id.encode(&mut [0; 36]).as_bytes());
+    out.extend_from_slice(br#"","updated_at":"#);
+    push_number(out, stored.updated_at_ms);
+    if let Some(offset) = stored.source_offset {
+        out.extend_from_slice(br#","source_offset":"#);
+        push_number(out, offset);
+    }
+    out.push(b'}');
+}
+
+/// A record of the cards topic that this worker cannot have written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a card record: {0}")]
+pub struct CardRecordError(&'static str);
+
+#[derive(Deserialize)]
+struct CardRecord<'a> {
+    #[serde(borrow)]
+    accounts: smallvec::SmallVec<[AccountRecord<'a>; 4]>,
+}
+
+#[derive(Deserialize)]
+struct AccountRecord<'a> {
+    #[serde(borrow)]
+    iban: Cow<'a, str>,
+    currency: &'a str,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    request_id: &'a str,
+    updated_at: i64,
+    source_offset: Option<i64>,
+}
+
+/// Reads a record's accounts into `accounts` and says whose they are. A null value is a tombstone: the card is gone.
+pub fn decode_card(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    accounts: &mut Vec<StoredAccount>,
+) -> Result<CardId, CardRecordError> {
+    accounts.clear();
+    let key = key.and_then(|k| std::str::from_utf8(k).ok()).and_then(CardId::parse);
+    let card_id = key.ok_or(CardRecordError("its key is not a card_id"))?;
+    let Some(value) = value else { return Ok(card_id) };
+    let record: CardRecord<'_> =
+        serde_json::from_slice(value).map_err(|_| CardRecordError("its body is not the JSON object of a card record"))?;
+    for raw in &record.accounts {
+        accounts.push(stored(raw).ok_or(CardRecordError("one of its accounts has a value out of range"))?);
+    }
+    Ok(card_id)
+}
+
+fn stored(raw: &AccountRecord<'_>) -> Option<StoredAccount> {
+    Some(StoredAccount {
+        account: Account {
+            kind: AccountType::new(raw.kind.as_bytes())?,
+            currency: Currency::stored(raw.currency)?,
+            number: AccountNumber::stored(raw.iban.as_bytes())?,
+        },
+        request_id: RequestId::parse(raw.request_id)?,
+        updated_at_ms: raw.updated_at,
+        source_offset: raw.source_offset,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "019ab688-bef2-72c4-6a29-d0e08be76d95";
+
+    fn account(number: &str, source_offset: Option<i64>) -> StoredAccount {
+        StoredAccount {
+            account: Account {
+                kind: AccountType::new(b"A\"B").unwrap(),
+                currency: Currency::stored("HRK").unwrap(),
+                number: AccountNumber::stored(number.as_bytes()).unwrap(),
+            },
+            request_id: RequestId::parse(ID).unwrap(),
+            updated_at_ms: 1_735_689_661_000,
+            source_offset,
+        }
+    }
+
+    #[test]
+    fn a_card_survives_the_round_trip() {
+        let card_id = CardId::parse(ID).unwrap();
+        for accounts in [vec![], vec![account("x\\\"y", Some(7))], vec![account("1", None), account("2", Some(0))]] {
+            let mut value = Vec::new();
+            encode_card(&card_id, &accounts, &mut value);
+            let mut read = Vec::new();
+            assert_eq!(decode_card(Some(ID.as_bytes()), Some(&value), &mut read), Ok(card_id));
+            assert_eq!(read, accounts);
+        }
+    }
+
+    #[test]
+    fn a_tombstone_is_a_card_without_accounts_and_a_foreign_record_an_error() {
+        let mut accounts = vec![account("1", None)];
+        assert!(decode_card(Some(ID.as_bytes()), None, &mut accounts).is_ok());
+        assert!(accounts.is_empty());
+        for (key, value) in [(None, "{}"), (Some("x"), "{}"), (Some(ID), ""), (Some(ID), "{}"), (Some(ID), r#"{"accounts":[{}]}"#)] {
+            assert!(decode_card(key.map(str::as_bytes), Some(value.as_bytes()), &mut accounts).is_err());
+        }
+    }
+}
