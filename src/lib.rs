@@ -1,3 +1,4 @@
 //! The card-update worker.
 pub mod domain;
 pub mod wire;
+pub mod projection;

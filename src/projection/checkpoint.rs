@@ -1,0 +1,188 @@
+//! A checkpoint round: the dirty blocks, one after the other, each from memory as it then is; last the meta record.
+//!
+//! Fuzzy and right: memory holds only committed records (INV-1) and a changelog record holds the card's whole state, so a
+//! block may be newer than the round's position but never newer than the log, and replaying from the position overwrites
+//! each such card with the same or a later state (INV-2). A kill between two blocks costs nothing: the old meta record
+//! still names the old position.
+
+use super::Projection;
+use super::block::{self, BlockId, Kind};
+use super::meta::{Meta, Positions};
+use super::writer::{Ack, Lease, Write, Writer};
+use std::collections::VecDeque;
+
+/// Blocks handed to the writer in one step, so that a batch never waits long for a round.
+const BLOCKS_PER_STEP: usize = 8;
+
+/// Which blocks of cards the meta record on disk names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardBlocks {
+    pub generation: u32,
+    pub bits: u32,
+}
+
+/// Bits of a checkpoint that is not there yet.
+pub const NO_BLOCKS: u32 = u32::MAX;
+
+/// A round under way.
+pub struct Round {
+    number: u64,
+    meta: Meta,
+    /// Whether the buckets double: all are written, in a new generation.
+    grow: bool,
+    requests: VecDeque<BlockId>,
+    bucket: usize,
+    meta_sent: bool,
+    /// What no longer counts once the meta record is on disk.
+    obsolete: Vec<BlockId>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// No round is under way.
+    Idle,
+    /// More is to be written, or the writer's confirmation is awaited.
+    UnderWay,
+    /// The round is complete and on disk.
+    Done,
+    /// A write failed; what the disk holds is still the former checkpoint.
+    Failed,
+}
+
+impl Projection {
+    /// Begins a round at `positions`: the ends of both logs, asked for between two transactions when everything
+    /// committed was applied.
+    pub fn begin_round(&mut self, positions: Positions) {
+        let grow = self.cards.must_grow();
+        let bits = self.cards.bits() + u32::from(grow);
+        if bits != self.on_disk.bits {
+            // Also after a doubling that failed at its end: blocks that the old meta record names stay as they are.
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.round_number += 1;
+        let meta = Meta {
+            identity: self.identity.clone(),
+            positions,
+            generation: self.generation,
+            bits,
+            requests: self.requests.mark(),
+            decided_ms: self.decided_ms,
+        };
+        let mut requests: VecDeque<_> = self.requests.full_blocks().collect();
+        requests.extend(self.requests.last_block().filter(|last| requests.back() != Some(last)));
+        self.cards.round_begins();
+        self.records_since_round = 0;
+        self.positions = positions;
+        let obsolete = std::mem::take(&mut self.expired);
+        let number = self.round_number;
+        self.round = Some(Round { number, meta, grow, requests, bucket: 0, meta_sent: false, obsolete });
+    }
+
+    /// Whether a round is under way.
+    pub const fn in_round(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// Goes on with the round by a bounded number of blocks, and takes the writer's confirmations.
+    pub fn checkpoint_step(&mut self, writer: &Writer, lease: &Lease) -> Step {
+        let acks: Vec<Ack> = self.acks.1.try_iter().collect();
+        let mut outcome = if self.round.is_some() { Step::UnderWay } else { Step::Idle };
+        for ack in acks {
+            outcome = self.acknowledged(ack).unwrap_or(outcome);
+        }
+        self.spill(writer, lease);
+        for _ in 0..BLOCKS_PER_STEP {
+            let Some(write) = self.unsent.take().or_else(|| self.next_write(lease)) else { break };
+            if let Err(write) = writer.try_send(write) {
+                self.unsent = Some(*write);
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// What a confirmation changes; `Some` when it ends the round.
+    fn acknowledged(&mut self, ack: Ack) -> Option<Step> {
+        if let Err(reason) = ack.result {
+            self.last_failure = Some(reason);
+            self.spill_from = self.requests.mark().first;
+            // Blocks of no round are only sent again; the rest of a failed round is void.
+            self.round.take_if(|r| r.number == ack.round)?;
+            self.unsent = None;
+            self.cards.all_dirty();
+            return Some(Step::Failed);
+        }
+        match ack.id.kind {
+            Kind::Requests => self.requests.written(ack.id),
+            Kind::Cards => {}
+            Kind::Meta => {
+                let round = self.round.take_if(|r| r.number == ack.round)?;
+                self.last_failure = None;
+                self.removals.extend(round.obsolete);
+                let now = CardBlocks { generation: round.meta.generation, bits: round.meta.bits };
+                let former = std::mem::replace(&mut self.on_disk, now);
+                if former.generation != now.generation && former.bits != NO_BLOCKS {
+                    self.removals.extend((0..1u32 << former.bits).map(|number| cards(former.generation, number)));
+                }
+                return Some(Step::Done);
+            }
+        }
+        None
+    }
+
+    /// Hands full blocks of requests to the writer ahead of the round, so that few are ever in memory only.
+    fn spill(&mut self, writer: &Writer, lease: &Lease) {
+        let from = self.spill_from;
+        let due = self.requests.full_blocks().find(|id| id.number.wrapping_sub(from) as i32 >= 0);
+        let Some(id) = due else { return };
+        let mut bytes = Vec::new();
+        if self.requests.write_block(id, &mut bytes) && writer.try_send(self.write(lease, 0, id, Some(bytes))).is_ok() {
+            self.spill_from = id.number.wrapping_add(1);
+        }
+    }
+
+    fn next_write(&mut self, lease: &Lease) -> Option<Write> {
+        let Some(mut round) = self.round.take() else {
+            let id = self.removals.pop_front()?;
+            return Some(self.write(lease, 0, id, None));
+        };
+        let write = self.next_of(&mut round, lease);
+        self.round = Some(round);
+        write
+    }
+
+    fn next_of(&mut self, round: &mut Round, lease: &Lease) -> Option<Write> {
+        let mut bytes = Vec::new();
+        while let Some(id) = round.requests.pop_front() {
+            if self.requests.write_block(id, &mut bytes) {
+                return Some(self.write(lease, round.number, id, Some(bytes)));
+            }
+        }
+        while round.bucket < 1 << round.meta.bits {
+            let bucket = round.bucket;
+            round.bucket += 1;
+            if round.grow {
+                self.cards.split_bucket(bucket / 2);
+            }
+            let id = cards(round.meta.generation, bucket as u32);
+            block::begin(id, round.meta.positions.cards, &mut bytes);
+            if self.cards.write_bucket(bucket, round.meta.bits, &mut bytes) {
+                block::seal(&mut bytes);
+                return Some(self.write(lease, round.number, id, Some(bytes)));
+            }
+        }
+        if std::mem::replace(&mut round.meta_sent, true) {
+            return None;
+        }
+        Some(self.write(lease, round.number, BlockId::META, Some(round.meta.block())))
+    }
+
+    fn write(&self, lease: &Lease, round: u64, id: BlockId, bytes: Option<Vec<u8>>) -> Write {
+        Write { tree: self.tree.clone(), lease: lease.clone(), round, id, bytes, acks: self.acks.0.clone() }
+    }
+}
+
+const fn cards(generation: u32, number: u32) -> BlockId {
+    BlockId { kind: Kind::Cards, generation, number }
+}

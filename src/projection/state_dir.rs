@@ -1,0 +1,320 @@
+//! The state directory: who holds it, and whether what it holds may be trusted.
+//!
+//! Trusted is a clean-shutdown mark, or no mark but the same boot, device and inode as noted: after a mere kill the page
+//! cache survives. Everything else is doubt, and doubt is discarded: power loss leaves sled silently inconsistent in a
+//! few of a hundred cases.
+
+use super::block::FORMAT;
+use super::store::{NoStore, SledStore, Store, StoreError};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Opening sled reads all that was logged since the last open, 1–4 s per GB; longer than this is doubt.
+const OPEN_DEADLINE: Duration = Duration::from_secs(120);
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const LOCK: &str = "lock";
+const INSTANCE: &str = "instance-id";
+const FACTS: &str = "state.json";
+const CLEAN: &str = "clean";
+const DATABASE: &str = "sled";
+
+/// What the directory remembers of the world outside; compared by the worker at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFacts {
+    /// The cluster's id.
+    pub cluster: String,
+    /// Topic names and their ids.
+    pub topics: BTreeMap<String, String>,
+    /// How many partitions the topics have.
+    pub partitions: i32,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Noted {
+    format: u8,
+    boot_id: String,
+    device: u64,
+    inode: u64,
+    #[serde(default)]
+    facts: Option<StateFacts>,
+}
+
+/// Why a directory cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// Another process holds it.
+    #[error("the state directory {0} is in use by another worker: give each worker a worker.state_dir of its own")]
+    InUse(PathBuf),
+}
+
+/// A state directory, locked by this process.
+pub struct StateDir {
+    path: PathBuf,
+    /// Held for its lock; `None` when the directory cannot be written.
+    lock: Option<File>,
+    instance: Uuid,
+    unusable: Option<String>,
+}
+
+impl StateDir {
+    /// Creates (mode 0700) and locks the directory. One that cannot be written is no error: the worker goes on from memory.
+    pub fn lock(path: &Path) -> Result<Self, StateDirError> {
+        let locked = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)));
+        let file = match locked {
+            Ok(file) => file,
+            Err(error) => return Ok(Self::unusable(path, &error)),
+        };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(StateDirError::InUse(path.to_owned()));
+        }
+        match instance_id(path) {
+            Ok(instance) => Ok(Self { path: path.to_owned(), lock: Some(file), instance, unusable: None }),
+            Err(error) => Ok(Self { lock: Some(file), ..Self::unusable(path, &error) }),
+        }
+    }
+
+    fn unusable(path: &Path, error: &io::Error) -> Self {
+        let why = format!("{} cannot be written: {error}", path.display());
+        Self { path: path.to_owned(), lock: None, instance: Uuid::new_v4(), unusable: Some(why) }
+    }
+
+    /// Made once and kept here: it names this worker's transactions when `worker.instance_id` is empty.
+    pub const fn instance(&self) -> Uuid {
+        self.instance
+    }
+    /// Why the directory cannot be used, if so.
+    pub fn why_unusable(&self) -> Option<&str> {
+        self.unusable.as_deref()
+    }
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was noted of the cluster, if anything.
+    pub fn facts(&self) -> Option<StateFacts> {
+        self.noted()?.facts
+    }
+
+    fn noted(&self) -> Option<Noted> {
+        serde_json::from_slice(&fs::read(self.path.join(FACTS)).ok()?).ok()
+    }
+
+    /// Opens the store; also the reason when what was there had to be discarded.
+    pub fn open_store(&mut self, facts: &StateFacts) -> (Arc<dyn Store>, Option<&'static str>) {
+        if let Some(why) = &self.unusable {
+            return (Arc::new(NoStore(why.clone())), None);
+        }
+        match self.try_open(facts) {
+            Ok((store, discarded)) => (Arc::new(store), discarded),
+            Err(error) => {
+                self.unusable = Some(error.to_string());
+                (Arc::new(NoStore(error.to_string())), None)
+            }
+        }
+    }
+
+    fn try_open(&self, facts: &StateFacts) -> Result<(SledStore, Option<&'static str>), StoreError> {
+        let path = self.path.join(DATABASE);
+        let mut discarded = if path.exists() { self.doubt() } else { None };
+        self.note(facts).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        if discarded.is_none() {
+            match open_by_deadline(&path) {
+                Ok(store) => return Ok((store, None)),
+                Err(StoreError::Damaged(why)) => discarded = Some(why),
+                Err(error) => return Err(error),
+            }
+        }
+        fs::remove_dir_all(&path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        open_by_deadline(&path).map(|store| (store, discarded))
+    }
+
+    /// Why what is there cannot be trusted.
+    fn doubt(&self) -> Option<&'static str> {
+        let Some(noted) = self.noted() else { return Some("nothing says where it comes from") };
+        let Ok((boot_id, device, inode)) = self.here() else { return Some("the boot id cannot be read") };
+        let same_boot = !boot_id.is_empty() && (noted.boot_id, noted.device, noted.inode) == (boot_id, device, inode);
+        if noted.format != FORMAT {
+            Some("it has another format")
+        } else if !same_boot && !self.path.join(CLEAN).exists() {
+            Some("no clean shutdown before a reboot, or a copy of it")
+        } else {
+            None
+        }
+    }
+
+    fn here(&self) -> io::Result<(String, u64, u64)> {
+        let meta = fs::metadata(&self.path)?;
+        let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        Ok((boot_id.trim().to_owned(), meta.dev(), meta.ino()))
+    }
+
+    /// Notes boot, place and cluster, and takes the clean mark away, before the first write.
+    fn note(&self, facts: &StateFacts) -> io::Result<()> {
+        let (boot_id, device, inode) = self.here()?;
+        let noted = Noted { format: FORMAT, boot_id, device, inode, facts: Some(facts.clone()) };
+        write_synced(&self.path.join(FACTS), &serde_json::to_vec_pretty(&noted)?)?;
+        match fs::remove_file(self.path.join(CLEAN)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        sync_dir(&self.path)
+    }
+
+    /// Marks a clean shutdown. The store must be closed: nothing may write after this.
+    pub fn mark_clean(self) -> io::Result<()> {
+        if self.unusable.is_some() || self.lock.is_none() {
+            return Ok(());
+        }
+        sync_tree(&self.path.join(DATABASE))?;
+        write_synced(&self.path.join(CLEAN), b"")
+    }
+
+    /// Opens the store of a directory that no worker holds, to look at it; nothing is noted or marked.
+    pub fn open_to_read(path: &Path) -> Result<(Self, SledStore), String> {
+        let dir = Self::lock(path).map_err(|e| e.to_string())?;
+        if let Some(doubt) = dir.doubt() {
+            return Err(format!("the state in {} is in doubt: {doubt}", path.display()));
+        }
+        let store = open_by_deadline(&path.join(DATABASE)).map_err(|e| e.to_string())?;
+        Ok((dir, store))
+    }
+}
+
+fn instance_id(path: &Path) -> io::Result<Uuid> {
+    let file = path.join(INSTANCE);
+    if let Some(id) = fs::read_to_string(&file).ok().and_then(|t| Uuid::parse_str(t.trim()).ok()) {
+        return Ok(id);
+    }
+    let id = Uuid::new_v4();
+    write_synced(&file, id.to_string().as_bytes())?;
+    sync_dir(path)?;
+    Ok(id)
+}
+
+/// Replaces a file whole: a reader sees the old or the new content.
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn sync_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { sync_tree(&entry.path())? } else { File::open(entry.path())?.sync_all()? }
+    }
+    sync_dir(path)
+}
+
+/// sled may hang or panic on damage, so it is opened on a thread that can be given up.
+fn open_by_deadline(path: &Path) -> Result<SledStore, StoreError> {
+    let (done, opened) = crossbeam_channel::bounded(1);
+    let path = path.to_owned();
+    std::thread::Builder::new()
+        .name("open-store".into())
+        .spawn(move || {
+            // After the deadline nobody listens, and the store is closed again.
+            let _ = done.send(SledStore::open(&path));
+        })
+        .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    opened.recv_timeout(OPEN_DEADLINE).unwrap_or(Err(StoreError::Damaged("opening it took too long")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> StateFacts {
+        StateFacts { cluster: "c".into(), topics: BTreeMap::from([("t".into(), "1".into())]), partitions: 8 }
+    }
+
+    fn opened(dir: &Path) -> (StateDir, Arc<dyn Store>, Option<&'static str>) {
+        let mut state = StateDir::lock(dir).unwrap();
+        let (store, discarded) = state.open_store(&facts());
+        (state, store, discarded)
+    }
+
+    #[test]
+    fn a_directory_has_one_holder_and_keeps_its_instance() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::lock(dir.path()).unwrap();
+        assert!(matches!(StateDir::lock(dir.path()), Err(StateDirError::InUse(_))));
+        let instance = first.instance();
+        drop(first);
+        assert_eq!(StateDir::lock(dir.path()).unwrap().instance(), instance);
+    }
+
+    #[test]
+    fn a_store_is_trusted_after_a_kill_on_the_same_boot_and_after_a_clean_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, store, _) = opened(dir.path());
+        store.put(0, b"k", b"v").unwrap();
+        store.flush().unwrap();
+        drop((state, store));
+        let (state, store, discarded) = opened(dir.path());
+        assert_eq!((discarded, store.get(0, b"k").unwrap()), (None, Some(b"v".to_vec())));
+        assert_eq!(state.facts(), Some(facts()));
+        drop(store);
+        state.mark_clean().unwrap();
+        forge(dir.path(), "boot_id", serde_json::json!("another boot"));
+        let (state, store, discarded) = opened(dir.path());
+        assert_eq!((discarded, store.get(0, b"k").unwrap()), (None, Some(b"v".to_vec())));
+        drop((state, store));
+    }
+
+    fn forge(dir: &Path, field: &str, value: serde_json::Value) {
+        let path = dir.join(FACTS);
+        let mut noted: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        noted[field] = value;
+        fs::write(path, noted.to_string()).unwrap();
+    }
+
+    #[test]
+    fn whatever_is_in_doubt_is_discarded() {
+        for (field, value) in [
+            ("boot_id", serde_json::json!("another boot")),
+            ("inode", serde_json::json!(1)),
+            ("format", serde_json::json!(99)),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (state, store, _) = opened(dir.path());
+            store.put(0, b"k", b"v").unwrap();
+            store.flush().unwrap();
+            drop((state, store));
+            forge(dir.path(), field, value);
+            let (_state, store, discarded) = opened(dir.path());
+            assert!(discarded.is_some(), "{field}");
+            assert_eq!(store.get(0, b"k").unwrap(), None, "{field}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_leaves_the_worker_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"").unwrap();
+        let mut state = StateDir::lock(&dir.path().join("file")).unwrap();
+        assert!(state.why_unusable().is_some());
+        let (store, _) = state.open_store(&facts());
+        assert!(matches!(store.put(0, b"k", b"v"), Err(StoreError::Unavailable(_))));
+    }
+}
