@@ -1,1 +1,11 @@
-fn main(){}
+//! Parses arguments, calls the library, maps the error to an exit code.
+
+use std::process::ExitCode;
+
+/// One allocator for the whole process, also under librdkafka: glibc returns large request buffers to the system each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    card_update_worker::cli::main()
+}

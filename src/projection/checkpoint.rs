@@ -8,7 +8,7 @@
 use super::Projection;
 use super::block::{self, BlockId, Kind};
 use super::meta::{Meta, Positions};
-use super::writer::{Ack, Lease, Write, Writer};
+use super::writer::{Ack, Lease, NO_ROUND, Write, Writer};
 use std::collections::VecDeque;
 
 /// Blocks handed to the writer in one step, so that a batch never waits long for a round.
@@ -106,7 +106,7 @@ impl Projection {
     fn acknowledged(&mut self, ack: Ack) -> Option<Step> {
         if let Err(reason) = ack.result {
             self.last_failure = Some(reason);
-            self.spill_from = self.requests.mark().first;
+            self.spill_from = self.requests.first_unwritten();
             // Blocks of no round are only sent again; the rest of a failed round is void.
             self.round.take_if(|r| r.number == ack.round)?;
             self.unsent = None;
@@ -114,7 +114,7 @@ impl Projection {
             return Some(Step::Failed);
         }
         match ack.id.kind {
-            Kind::Requests => self.requests.written(ack.id),
+            Kind::Requests => self.requests.confirm(ack.id, ack.bytes),
             Kind::Cards => {}
             Kind::Meta => {
                 let round = self.round.take_if(|r| r.number == ack.round)?;
@@ -137,7 +137,7 @@ impl Projection {
         let due = self.requests.full_blocks().find(|id| id.number.wrapping_sub(from) as i32 >= 0);
         let Some(id) = due else { return };
         let mut bytes = Vec::new();
-        if self.requests.write_block(id, &mut bytes) && writer.try_send(self.write(lease, 0, id, Some(bytes))).is_ok() {
+        if self.requests.write_block(id, &mut bytes) && writer.try_send(self.write(lease, NO_ROUND, id, Some(bytes))).is_ok() {
             self.spill_from = id.number.wrapping_add(1);
         }
     }
@@ -145,7 +145,7 @@ impl Projection {
     fn next_write(&mut self, lease: &Lease) -> Option<Write> {
         let Some(mut round) = self.round.take() else {
             let id = self.removals.pop_front()?;
-            return Some(self.write(lease, 0, id, None));
+            return Some(self.write(lease, NO_ROUND, id, None));
         };
         let write = self.next_of(&mut round, lease);
         self.round = Some(round);

@@ -68,7 +68,7 @@ pub struct Opened {
 }
 
 /// Sizes for metrics.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProjectionStats {
     /// Cards.
     pub cards: usize,
@@ -129,6 +129,12 @@ impl Projection {
             return Err(StoreError::Damaged("it belongs to other topics or another cluster"));
         }
         Self::load(meta, tree, window_ms)
+    }
+
+    /// Opens what the tree holds, whosever it is, to look at it: every request counts, however old.
+    pub fn open_as_found(tree: Tree) -> Result<Option<Self>, StoreError> {
+        let Some(meta) = Meta::load(&tree)? else { return Ok(None) };
+        Self::load(meta, tree, i64::MAX).map(|opened| Some(opened.projection))
     }
 
     fn load(meta: Meta, tree: Tree, window_ms: i64) -> Result<Opened, StoreError> {

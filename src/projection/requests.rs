@@ -46,6 +46,8 @@ pub struct Requests {
     generation: u32,
     first: u32,
     blocks: VecDeque<Block>,
+    /// How many blocks at the front are on disk only.
+    written: usize,
     sweep_from: usize,
     sweep_left: usize,
 }
@@ -76,7 +78,7 @@ fn hash_tag(tag: &u64) -> u64 {
 impl Requests {
     pub fn new(window_ms: i64, generation: u32) -> Self {
         let tags = Sharded::new(0, hash_tag);
-        Self { window_ms, tags, generation, first: 0, blocks: VecDeque::new(), sweep_from: 0, sweep_left: 0 }
+        Self { window_ms, tags, generation, first: 0, blocks: VecDeque::new(), written: 0, sweep_from: 0, sweep_left: 0 }
     }
     pub const fn len(&self) -> usize {
         self.tags.len()
@@ -91,11 +93,11 @@ impl Requests {
     }
     /// Bytes of the blocks whose only copy is in memory.
     pub fn unwritten_bytes(&self) -> u64 {
-        self.blocks
-            .iter()
-            .filter(|b| matches!(b.body, Body::Memory(_)))
-            .map(|b| u64::from(b.records) * RECORD as u64)
-            .sum()
+        ((self.blocks.len() - self.written) * RECORDS_PER_BLOCK * RECORD) as u64
+    }
+    /// Number of the first block whose only copy is in memory.
+    pub const fn first_unwritten(&self) -> u32 {
+        self.first.wrapping_add(self.written as u32)
     }
 
     /// What is remembered of an id at `now_ms`, if anything. Reads the disk only to verify a tag's hit.
@@ -164,6 +166,7 @@ impl Requests {
                 break;
             }
             self.blocks.pop_front();
+            self.written = self.written.saturating_sub(1);
             gone.push(self.id(self.first));
             self.first = self.first.wrapping_add(1);
             self.sweep_left = self.tags.shards();
@@ -185,8 +188,7 @@ impl Requests {
 
     /// Blocks in memory that are full: they can be written at any time.
     pub fn full_blocks(&self) -> impl Iterator<Item = BlockId> {
-        (0..self.blocks.len())
-            .filter(|i| matches!(self.blocks[*i].body, Body::Memory(_)))
+        (self.written..self.blocks.len())
             .filter(|i| self.blocks[*i].records as usize == RECORDS_PER_BLOCK)
             .map(|i| self.id(self.first.wrapping_add(i as u32)))
     }
@@ -207,11 +209,15 @@ impl Requests {
         Some(self.id(self.first.wrapping_add(index)))
     }
 
-    /// A full block is on disk now: memory lets go of it.
-    pub fn written(&mut self, id: BlockId) {
-        let Some(block) = self.blocks.get_mut(id.number.wrapping_sub(self.first) as usize) else { return };
-        if block.records as usize == RECORDS_PER_BLOCK {
+    /// A full block is on disk now: memory lets go of it. Confirmations come in order; one that is early is passed over,
+    /// and its block written again.
+    /// `bytes` is what was written: a block that was filled only after it had been handed over is not whole on disk.
+    pub fn confirm(&mut self, id: BlockId, bytes: usize) {
+        let index = id.number.wrapping_sub(self.first) as usize;
+        let Some(block) = self.blocks.get_mut(index) else { return };
+        if index == self.written && bytes == block::HEADER + RECORDS_PER_BLOCK * RECORD {
             block.body = Body::Disk;
+            self.written += 1;
         }
     }
 
@@ -241,6 +247,7 @@ impl Requests {
             self.tag(&request, id.number);
         }
         let full = records == RECORDS_PER_BLOCK;
+        self.written += usize::from(full);
         let body = if full { Body::Disk } else { Body::Memory(Arc::new(body.to_vec())) };
         self.blocks.push_back(Block { body, records: records as u32, newest_ms, log_end });
         Ok(())

@@ -182,15 +182,29 @@ impl StateDir {
         write_synced(&self.path.join(CLEAN), b"")
     }
 
-    /// Opens the store of a directory that no worker holds, to look at it; nothing is noted or marked.
+    /// Opens a copy of the store of a directory that no worker holds, to look at it; the directory stays as it is.
     pub fn open_to_read(path: &Path) -> Result<(Self, SledStore), String> {
         let dir = Self::lock(path).map_err(|e| e.to_string())?;
         if let Some(doubt) = dir.doubt() {
             return Err(format!("the state in {} is in doubt: {doubt}", path.display()));
         }
-        let store = open_by_deadline(&path.join(DATABASE)).map_err(|e| e.to_string())?;
-        Ok((dir, store))
+        let copy = path.join(format!("looked-at-{}", std::process::id()));
+        let copied = copy_tree(&path.join(DATABASE), &copy).map_err(|e| e.to_string());
+        let store = copied.and_then(|()| open_by_deadline(&copy).map_err(|e| e.to_string()));
+        // sled keeps its files open, so they can go from the directory at once.
+        fs::remove_dir_all(&copy).map_err(|e| e.to_string())?;
+        store.map(|store| (dir, store))
     }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() { copy_tree(&entry.path(), &target)? } else { fs::copy(entry.path(), target).map(drop)? }
+    }
+    Ok(())
 }
 
 fn instance_id(path: &Path) -> io::Result<Uuid> {

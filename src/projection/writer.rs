@@ -27,6 +27,9 @@ impl Lease {
     }
 }
 
+/// Writes that belong to no round: blocks written ahead, and removals behind.
+pub const NO_ROUND: u64 = 0;
+
 /// A block to write, or to remove when `bytes` is `None`.
 pub struct Write {
     pub tree: Tree,
@@ -42,6 +45,8 @@ pub struct Write {
 pub struct Ack {
     pub id: BlockId,
     pub round: u64,
+    /// Size of what was written.
+    pub bytes: usize,
     pub result: Result<(), String>,
 }
 
@@ -108,21 +113,22 @@ impl WriteStep {
         } else {
             write.tree.write(&write.id.key(), write.bytes.as_deref()).map_err(|e| e.to_string())
         };
+        let bytes = write.bytes.as_ref().map_or(0, Vec::len);
         match &result {
             Ok(()) => {
-                self.stats.bytes.fetch_add(write.bytes.map_or(0, |b| b.len() as u64), Ordering::Relaxed);
+                self.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.stats.failing.store(false, Ordering::Relaxed);
             }
             Err(_) if write.lease.ended() => {}
             Err(_) => {
                 self.stats.failing.store(true, Ordering::Relaxed);
-                if !self.failed.contains(&round) {
+                if write.round != NO_ROUND && !self.failed.contains(&round) {
                     self.failed.truncate(FAILED_ROUNDS);
                     self.failed.insert(0, round);
                 }
             }
         }
         // Nobody waits for the ack of a projection that is gone.
-        let _ = write.acks.send(Ack { id: write.id, round: write.round, result });
+        let _ = write.acks.send(Ack { id: write.id, round: write.round, bytes, result });
     }
 }

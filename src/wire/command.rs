@@ -7,25 +7,27 @@ use crate::domain::{
 };
 
 /// What the record's key must be (`ingest.key_policy`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyPolicy {
     /// The `card_id` in lower case.
+    #[default]
     Strict,
     /// Anything: the upstream is trusted to keep a card in one partition.
     Trust,
 }
 
 /// What becomes of a field that the contract does not know (`ingest.unknown_fields`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownFields {
     /// The command is answered with `unknown_field`.
+    #[default]
     Reject,
     /// It is ignored.
     Ignore,
 }
 
 /// The configuration that decoding depends on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DecodeRules {
     /// What the key must be.
     pub key_policy: KeyPolicy,
@@ -57,8 +59,8 @@ pub enum Decoded<'a> {
     Command(Command<'a>),
 }
 
-/// Decodes commands one after the other, reusing its memory.
-#[derive(Debug)]
+/// Decodes commands one after the other, reusing its memory. The default one accepts nothing.
+#[derive(Debug, Default)]
 pub struct Decoder {
     rules: DecodeRules,
     accounts: Vec<Account>,

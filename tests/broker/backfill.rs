@@ -131,6 +131,12 @@ pub fn a_replay_is_stale_by_its_source_position(ctx: &Ctx) {
     let accounts = b.accounts();
     assert_eq!(accounts[2]["currency"], "GBP");
     assert_eq!(accounts[1]["iban"], two.as_str());
+
+    // Of two entries of one request the later wins: a command is not stale against itself.
+    let command = b.command(&[("CHF", &one), ("CHF", &two)], t - 99_000);
+    let command = b.replayed(command, 0);
+    assert_eq!(verdict(&b.backfill(command)), ["ok"]);
+    assert_eq!(b.accounts()[3]["iban"], two.as_str());
     let nothing = b.command(&[], t - 99_000);
     assert_eq!(
         verdict(&b.backfill(nothing)),

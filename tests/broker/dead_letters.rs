@@ -1,7 +1,8 @@
 //! Promise: what cannot be answered goes to the dead letters as it came, bad input of every kind gets its answer, nothing stops.
 
 use crate::support::client::Producer;
-use crate::support::compare::{Check, check_dead_letter};
+use crate::support::compare::Check;
+use crate::support::expected::check_dead_letter;
 use crate::support::generate::Random;
 use crate::support::model::{Command, Meaning};
 use crate::support::{Ctx, Site};

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::compare::{Check, dt};
+use crate::support::compare::Check;
+use crate::support::expected::dt;
 use crate::support::model::Command;
 use crate::support::{Ctx, Site};
 

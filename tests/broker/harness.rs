@@ -7,7 +7,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::client::{Producer, config};
-use crate::support::compare::dt;
+use crate::support::expected::dt;
 use crate::support::generate::Generator;
 use crate::support::{Ctx, Site};
 

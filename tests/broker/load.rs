@@ -10,6 +10,8 @@ use crate::support::generate::{Generator, Random};
 use crate::support::model::Command;
 use crate::support::{Ctx, Site};
 
+const WAIT: Duration = Duration::from_secs(30);
+
 /// INV-3 and INV-4 over 100,000 mixed commands.
 pub fn inv_4_each_of_100_000_mixed_commands_is_answered_exactly_once(ctx: &Ctx) {
     let site = Site::new(ctx, "mixed", 8);
@@ -90,77 +92,61 @@ pub fn commands_of_one_card_apply_in_order(ctx: &Ctx) {
 pub fn aborted_records_of_an_upstream_are_never_seen(ctx: &Ctx) {
     let site = Site::new(ctx, "aborted", 2);
     let mut generator = Generator::new(103, 2, 20);
-    let id = format!("{}.upstream", site.topics.commands);
-    let mut upstream = Producer::with(
-        &site.bootstrap,
-        &site.topics.commands,
-        &[("transactional.id", id.as_str()), ("linger.ms", "0")],
-    );
-    let wait = Duration::from_secs(30);
-    upstream
-        .transactions()
-        .init_transactions(wait)
-        .expect("transactions");
+    let mut upstream = Upstream::new(&site);
     let spec = site.spec("w");
     let mut worker = spec.start();
     let mut log = Vec::new();
-    for round in 0..6 {
-        upstream
-            .transactions()
-            .begin_transaction()
-            .expect("a transaction");
-        if round % 2 == 0 {
-            log.extend(upstream.send(generator.take(200)));
-            upstream
-                .transactions()
-                .commit_transaction(wait)
-                .expect("committed");
-        } else {
-            // The same requests come again, committed: they must be new then.
-            let aborted = upstream.send(
-                (0..50)
-                    .map(|_| random_update(&mut generator.random))
-                    .collect(),
-            );
-            upstream
-                .transactions()
-                .abort_transaction(wait)
-                .expect("aborted");
-            let again = aborted
-                .iter()
-                .cloned()
-                .map(|c| Command { offset: -1, ..c })
-                .collect();
-            upstream
-                .transactions()
-                .begin_transaction()
-                .expect("a transaction");
-            log.extend(upstream.send(again));
-            upstream
-                .transactions()
-                .commit_transaction(wait)
-                .expect("committed");
-        }
+    for _ in 0..3 {
+        log.extend(upstream.transaction(generator.take(200), true));
+        let commands: Vec<_> = (0..50)
+            .map(|_| random_update(&mut generator.random))
+            .collect();
+        upstream.transaction(commands.clone(), false);
+        // The same requests come again, committed: they must be new then.
+        log.extend(upstream.transaction(commands, true));
     }
     // The last transaction is aborted: the worker must not hang on what it will never get.
-    upstream
-        .transactions()
-        .begin_transaction()
-        .expect("a transaction");
-    upstream.send(vec![random_update(&mut generator.random)]);
-    upstream
-        .transactions()
-        .abort_transaction(wait)
-        .expect("aborted");
-    let visible = log.len();
-    site.wait_answers(visible, &mut worker, 60);
+    upstream.transaction(vec![random_update(&mut generator.random)], false);
+    site.wait_answers(log.len(), &mut worker, 60);
     worker.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
     let mut worker = spec.start();
     log.push(site.send_one(random_update(&mut generator.random)));
-    site.wait_answers(visible + 1, &mut worker, 60);
+    site.wait_answers(log.len(), &mut worker, 60);
     worker.stop();
     Check::new(&site, &log).run();
+}
+
+struct Upstream(Producer);
+
+impl Upstream {
+    fn new(site: &Site) -> Upstream {
+        let id = format!("{}.upstream", site.topics.commands);
+        let settings = [("transactional.id", id.as_str()), ("linger.ms", "0")];
+        let producer = Producer::with(&site.bootstrap, &site.topics.commands, &settings);
+        producer
+            .transactions()
+            .init_transactions(WAIT)
+            .expect("transactions");
+        Upstream(producer)
+    }
+
+    /// Sends all in one transaction and commits or aborts it.
+    fn transaction(&mut self, commands: Vec<Command>, commit: bool) -> Vec<Command> {
+        self.0
+            .transactions()
+            .begin_transaction()
+            .expect("a transaction");
+        let sent = self.0.send(commands);
+        let client = self.0.transactions();
+        if commit {
+            client.commit_transaction(WAIT)
+        } else {
+            client.abort_transaction(WAIT)
+        }
+        .expect("ended");
+        sent
+    }
 }
 
 fn random_update(random: &mut Random) -> Command {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod backfill;
+mod broker_faults;
 mod crash;
 mod dead_letters;
 mod duplicates;
@@ -35,6 +36,14 @@ macro_rules! tests {
     };
 }
 
+/// Those that do things to a broker that nobody else may notice: they start one of their own, which only the Java way can.
+const OWN_BROKER_TESTS: &[Test] = tests! {
+    broker_faults::{
+        inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown,
+        inv_9_a_worker_ends_in_time_while_its_broker_stands_still,
+    },
+};
+
 /// Long ones first, so that the last thread does not end alone.
 const TESTS: &[Test] = tests! {
     load::{ inv_4_each_of_100_000_mixed_commands_is_answered_exactly_once },
@@ -48,6 +57,7 @@ const TESTS: &[Test] = tests! {
         inv_6_processes_that_join_and_leave_under_load_decide_each_command_once,
         the_loops_of_one_process_share_the_partitions,
         two_workers_on_one_host_never_fence_each_other,
+        a_standby_that_takes_over_answers_as_the_owner_would,
         a_state_directory_in_use_is_refused,
     },
     offsets::{
@@ -121,7 +131,7 @@ fn main() -> ExitCode {
     // Broker, workers and readers share the machine: more at once only moves time-outs nearer.
     arguments.test_threads.get_or_insert(2);
     let wanted = !arguments.list
-        && trials(&Err(String::new()))
+        && trials(&Err("not looked for".into()))
             .iter()
             .any(|t| !arguments.is_filtered_out(t));
     let broker = if wanted {
@@ -130,23 +140,16 @@ fn main() -> ExitCode {
         Err("not needed".into())
     };
     match &broker {
-        Ok(broker) => eprintln!(
-            "broker: {} {} Kafka {}",
-            broker.how, broker.bootstrap, broker.version
-        ),
+        Ok(broker) => {
+            eprintln!(
+                "broker: {} {} Kafka {}",
+                broker.how, broker.bootstrap, broker.version
+            );
+        }
         Err(why) if wanted => not_run(why),
         Err(_) => {}
     }
-    let missing = wanted && broker.is_err();
-    let context = broker
-        .as_ref()
-        .map(|b| {
-            Arc::new(Ctx {
-                bootstrap: b.bootstrap.clone(),
-            })
-        })
-        .map_err(Clone::clone);
-    let mut all = trials(&context);
+    let mut all = trials(&broker);
     all.push(Trial::test(
         "model::the_generator_makes_every_kind_of_command",
         || {
@@ -155,6 +158,7 @@ fn main() -> ExitCode {
         },
     ));
     let conclusion = libtest_mimic::run(&arguments, all);
+    let missing = wanted && broker.is_err();
     drop(broker);
     if missing && std::env::var("REQUIRE_BROKER").is_ok_and(|v| v == "1") {
         eprintln!("REQUIRE_BROKER=1 and there is no broker");
@@ -170,21 +174,37 @@ fn not_run(why: &str) {
     eprintln!("************************************************************************\n");
 }
 
-fn trials(context: &Result<Arc<Ctx>, String>) -> Vec<Trial> {
-    let run = |test: fn(&Ctx), context: Result<Arc<Ctx>, String>| match context {
+/// Every test, ready to run or to be reported as ignored with the reason.
+fn trials(broker: &Result<Broker, String>) -> Vec<Trial> {
+    let context = match broker {
+        Ok(broker) => Ok(Arc::new(Ctx {
+            bootstrap: broker.bootstrap.clone(),
+        })),
+        Err(why) => Err(format!("BROKER TESTS NOT RUN: {why}")),
+    };
+    let own = match broker {
+        Ok(broker) if broker.how != "java" => Err(format!(
+            "starts a broker of its own, which the way \"{}\" cannot",
+            broker.how
+        )),
+        _ => context.clone(),
+    };
+    let with = |tests: &'static [Test], context: Result<Arc<Ctx>, String>| {
+        tests
+            .iter()
+            .map(move |(name, test)| trial(name, *test, context.clone()))
+    };
+    with(OWN_BROKER_TESTS, own)
+        .chain(with(TESTS, context))
+        .collect()
+}
+
+fn trial(name: &str, test: fn(&Ctx), context: Result<Arc<Ctx>, String>) -> Trial {
+    Trial::ignorable_test(name, move || match &context {
         Ok(context) => {
-            test(&context);
+            test(context);
             Ok(Completion::Completed)
         }
-        Err(why) => Ok::<_, Failed>(Completion::ignored_with(format!(
-            "BROKER TESTS NOT RUN: {why}"
-        ))),
-    };
-    TESTS
-        .iter()
-        .map(|(name, test)| {
-            let (context, test) = (context.clone(), *test);
-            Trial::ignorable_test(*name, move || run(test, context))
-        })
-        .collect()
+        Err(why) => Ok::<_, Failed>(Completion::ignored_with(why)),
+    })
 }

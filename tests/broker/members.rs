@@ -75,6 +75,24 @@ pub fn two_workers_on_one_host_never_fence_each_other(ctx: &Ctx) {
     Check::new(&site, &log).run();
 }
 
+/// Workers that keep the others' state warm decide what the others would have decided.
+pub fn a_standby_that_takes_over_answers_as_the_owner_would(ctx: &Ctx) {
+    let site = Site::new(ctx, "standby", 4);
+    let standby = |name| site.spec(name).text("worker.standby", "all");
+    let (a, b) = (standby("a"), standby("b"));
+    let load = Load::start(&site, Generator::new(304, 4, 100), 800);
+    let (mut one, mut two) = (a.start(), b.start());
+    site.wait_members(2, 60);
+    wait_more(&site, 3000);
+    one.kill();
+    site.wait_members(1, 60);
+    wait_more(&site, 2000);
+    let (_, log) = load.stop();
+    site.wait_processed(&mut [&mut two], 60);
+    two.stop();
+    Check::new(&site, &log).state(&b.state_dir).run();
+}
+
 /// A state directory has one owner.
 pub fn a_state_directory_in_use_is_refused(ctx: &Ctx) {
     let site = Site::new(ctx, "locked", 2);

@@ -38,233 +38,219 @@ fn rejected(
     Command::new(0, Some(CARD.as_bytes()), Some(value.as_bytes()), meaning)
 }
 
-/// All in one table: what is sent, code, path.
-fn table() -> Vec<(String, Option<&'static str>, &'static str, &'static str)> {
-    let good = || account(IBAN, "USD", "IBAN");
-    let with = |pointer: &str, key: &str, value: Value| {
-        let mut b = body(json!([good(), good()]));
-        b.pointer_mut(pointer)
-            .expect("a place")
-            .as_object_mut()
-            .expect("an object")
-            .insert(key.into(), value);
-        b.to_string()
-    };
-    let without = |pointer: &str, key: &str| {
-        let mut b = body(json!([good(), good()]));
-        b.pointer_mut(pointer)
-            .expect("a place")
-            .as_object_mut()
-            .expect("an object")
-            .remove(key);
-        b.to_string()
-    };
+/// What is sent, whether its card id is readable, code, path.
+type Row = (String, Option<&'static str>, &'static str, &'static str);
+
+fn row(text: String, code: &'static str, path: &'static str) -> Row {
+    (text, Some(CARD), code, path)
+}
+
+/// A row whose card id cannot be read.
+fn no_card(text: String, code: &'static str, path: &'static str) -> Row {
+    (text, None, code, path)
+}
+
+/// The body with two accounts and, in the object at `pointer`, `key` set to `value` or taken away.
+fn bent(pointer: &str, key: &str, value: Option<Value>) -> String {
+    let mut body = body(json!([
+        account(IBAN, "USD", "IBAN"),
+        account(IBAN, "USD", "IBAN")
+    ]));
+    let object = body
+        .pointer_mut(pointer)
+        .and_then(Value::as_object_mut)
+        .expect("an object");
+    match value {
+        Some(value) => drop(object.insert(key.into(), value)),
+        None => drop(object.remove(key)),
+    }
+    body.to_string()
+}
+
+fn with(pointer: &str, key: &str, value: Value) -> String {
+    bent(pointer, key, Some(value))
+}
+
+/// Unknown, twice, missing.
+fn field_faults() -> Vec<Row> {
     let twice = |inner: &str| format!("{{\"request_id\":\"?\",\"card_id\":\"{CARD}\",{inner}}}");
-    let card = Some(CARD);
+    let in_account = format!(
+        "\"accounts\":[{{\"iban\":\"{IBAN}\",\"iban\":\"{IBAN}\",\"currency\":\"USD\",\"type\":\"IBAN\"}}]"
+    );
     vec![
-        (with("", "limit", json!(1)), card, "unknown_field", ""),
-        (with("", "Accounts", json!([])), card, "unknown_field", ""),
-        (
+        row(with("", "limit", json!(1)), "unknown_field", ""),
+        row(with("", "Accounts", json!([])), "unknown_field", ""),
+        row(
             with("/accounts/1", "bic", json!("X")),
-            card,
             "unknown_field",
             "/accounts/1",
         ),
-        (
+        row(
             twice("\"accounts\":[],\"accounts\":[]"),
-            card,
             "duplicate_field",
             "",
         ),
-        (
+        row(
             twice("\"accounts\":[],\"\\u0061ccounts\":[]"),
-            card,
             "duplicate_field",
             "",
         ),
-        (
+        no_card(
             twice(&format!("\"card_id\":\"{CARD}\"")),
-            None,
             "duplicate_field",
             "",
         ),
-        (
-            twice(&format!(
-                "\"accounts\":[{{\"iban\":\"{IBAN}\",\"iban\":\"{IBAN}\",\"currency\":\"USD\",\"type\":\"IBAN\"}}]"
-            )),
-            card,
-            "duplicate_field",
+        row(twice(&in_account), "duplicate_field", "/accounts/0"),
+        no_card(bent("", "card_id", None), "missing_field", "/card_id"),
+        row(
+            bent("/accounts/0", "iban", None),
+            "missing_field",
+            "/accounts/0/iban",
+        ),
+        row(
+            bent("/accounts/0", "currency", None),
+            "missing_field",
+            "/accounts/0/currency",
+        ),
+        row(
+            bent("/accounts/1", "type", None),
+            "missing_field",
+            "/accounts/1/type",
+        ),
+    ]
+}
+
+/// Values of another kind than the contract's.
+fn type_faults() -> Vec<Row> {
+    vec![
+        row(
+            with("", "accounts", json!(null)),
+            "invalid_type",
+            "/accounts",
+        ),
+        row(with("", "accounts", json!({})), "invalid_type", "/accounts"),
+        row(
+            with("", "accounts", json!([5])),
+            "invalid_type",
             "/accounts/0",
         ),
-        (without("", "card_id"), None, "missing_field", "/card_id"),
-        (
-            without("/accounts/0", "iban"),
-            card,
-            "missing_field",
-            "/accounts/0/iban",
-        ),
-        (
-            without("/accounts/0", "currency"),
-            card,
-            "missing_field",
-            "/accounts/0/currency",
-        ),
-        (
-            without("/accounts/1", "type"),
-            card,
-            "missing_field",
-            "/accounts/1/type",
-        ),
-        (
-            with("", "accounts", json!(null)),
-            card,
-            "invalid_type",
-            "/accounts",
-        ),
-        (
-            with("", "accounts", json!({})),
-            card,
-            "invalid_type",
-            "/accounts",
-        ),
-        (
-            with("", "accounts", json!([good(), 5])),
-            card,
-            "invalid_type",
-            "/accounts/1",
-        ),
-        (
-            with("", "card_id", json!(17)),
-            None,
-            "invalid_type",
-            "/card_id",
-        ),
-        (
-            with("", "card_id", json!(null)),
-            None,
-            "invalid_type",
-            "/card_id",
-        ),
-        (
+        no_card(with("", "card_id", json!(17)), "invalid_type", "/card_id"),
+        no_card(with("", "card_id", json!(null)), "invalid_type", "/card_id"),
+        row(
             with("/accounts/0", "iban", json!(null)),
-            card,
             "invalid_type",
             "/accounts/0/iban",
         ),
-        (
+        row(
             with("/accounts/0", "currency", json!(840)),
-            card,
             "invalid_type",
             "/accounts/0/currency",
         ),
-        (
+        row(
             with("/accounts/1", "type", json!(["IBAN"])),
-            card,
             "invalid_type",
             "/accounts/1/type",
         ),
-        (
+    ]
+}
+
+/// Card id, number of accounts, and the accounts one by one.
+fn value_faults() -> Vec<Row> {
+    let second = |iban: &str, currency: &str, kind: &str| {
+        body(json!([
+            account(IBAN, "USD", "IBAN"),
+            account(iban, currency, kind)
+        ]))
+        .to_string()
+    };
+    let (kind, currency, iban) = (
+        "/accounts/1/type",
+        "/accounts/1/currency",
+        "/accounts/1/iban",
+    );
+    let many = vec![account(IBAN, "USD", "IBAN"); 101];
+    vec![
+        no_card(
             with("", "card_id", json!("card-1")),
-            None,
             "invalid_card_id",
             "/card_id",
         ),
-        (
+        no_card(
             with("", "card_id", json!(CARD.replace('-', ""))),
-            None,
             "invalid_card_id",
             "/card_id",
         ),
-        (
+        no_card(
             with("", "card_id", json!(format!("{{{CARD}}}"))),
-            None,
             "invalid_card_id",
             "/card_id",
         ),
-        (
-            body(Value::Array(vec![good(); 101])).to_string(),
-            card,
+        row(
+            with("", "accounts", json!(many)),
             "too_many_accounts",
             "/accounts",
         ),
-        (
-            body(json!([good(), account(IBAN, "USD", "CARD")])).to_string(),
-            card,
-            "invalid_account_type",
-            "/accounts/1/type",
-        ),
-        (
-            body(json!([account(IBAN, "USD", "iban")])).to_string(),
-            card,
-            "invalid_account_type",
-            "/accounts/0/type",
-        ),
-        (
-            body(json!([account(IBAN, "usd", "IBAN")])).to_string(),
-            card,
-            "invalid_currency",
-            "/accounts/0/currency",
-        ),
-        (
-            body(json!([account(IBAN, "", "IBAN")])).to_string(),
-            card,
-            "invalid_currency",
-            "/accounts/0/currency",
-        ),
-        (
-            body(json!([
-                good(),
-                account("ES7921000813610123456788", "USD", "IBAN")
-            ]))
-            .to_string(),
-            card,
+        row(second(IBAN, "USD", "CARD"), "invalid_account_type", kind),
+        row(second(IBAN, "USD", "iban"), "invalid_account_type", kind),
+        row(second(IBAN, "usd", "IBAN"), "invalid_currency", currency),
+        row(second(IBAN, "", "IBAN"), "invalid_currency", currency),
+        row(
+            second("ES7921000813610123456788", "USD", "IBAN"),
             "invalid_iban",
-            "/accounts/1/iban",
+            iban,
         ),
-        (
-            body(json!([account(
-                "ES79 2100\u{a0}0813610123456789",
-                "USD",
-                "IBAN"
-            )]))
-            .to_string(),
-            card,
+        row(
+            second("ES79 2100\u{a0}0813610123456789", "USD", "IBAN"),
             "invalid_iban",
-            "/accounts/0/iban",
+            iban,
         ),
-        (
-            body(json!([account("", "USD", "IBAN")])).to_string(),
-            card,
+        row(second("", "USD", "IBAN"), "invalid_iban", iban),
+        row(
+            second("ES792100081361012345678", "USD", "IBAN"),
             "invalid_iban",
-            "/accounts/0/iban",
-        ),
-        (
-            body(json!([account("ES792100081361012345678", "USD", "IBAN")])).to_string(),
-            card,
-            "invalid_iban",
-            "/accounts/0/iban",
+            iban,
         ),
     ]
 }
 
 /// Of several faults the first in the contract's order is named.
-fn precedence() -> Vec<(String, Option<&'static str>, &'static str, &'static str)> {
-    let card = Some(CARD);
-    let two = |one: &str, two: &str| {
-        format!("{{\"request_id\":\"?\",\"card_id\":\"{CARD}\",\"accounts\":[{one},{two}]}}")
+fn precedence() -> Vec<Row> {
+    let text = |inner: &str| format!("{{\"request_id\":\"?\",{inner}}}");
+    let two = |one: &str, other: &str| {
+        text(&format!(
+            "\"card_id\":\"{CARD}\",\"accounts\":[{one},{other}]"
+        ))
     };
+    let bad = "{\"iban\":\"a\",\"currency\":\"b\",\"type\":\"c\"}";
+    let bad_currency = "{\"iban\":\"a\",\"currency\":\"b\",\"type\":\"IBAN\"}";
+    let numbers = "{\"iban\":1,\"currency\":1,\"type\":1}";
+    let no_type = "{\"iban\":\"a\",\"currency\":\"b\"}";
+    let unknown = text("\"accounts\":[{\"x\":1}],\"accounts\":5");
+    let doubled = text("\"accounts\":[{\"iban\":\"a\",\"iban\":\"b\"}]");
     vec![
         // Unknown before twice before missing before type, wherever they stand.
-        ("{\"request_id\":\"?\",\"accounts\":[{\"x\":1}],\"accounts\":5}".into(), None, "unknown_field", "/accounts/0"),
-        ("{\"request_id\":\"?\",\"accounts\":[{\"iban\":\"a\",\"iban\":\"b\"}]}".into(), None, "duplicate_field", "/accounts/0"),
-        ("{\"request_id\":\"?\",\"accounts\":7}".into(), None, "missing_field", "/card_id"),
-        (two("{\"iban\":1,\"currency\":1,\"type\":1}", "{\"iban\":\"a\",\"currency\":\"b\"}"), card, "missing_field", "/accounts/1/type"),
+        no_card(unknown, "unknown_field", "/accounts/0"),
+        no_card(doubled, "duplicate_field", "/accounts/0"),
+        no_card(text("\"accounts\":7"), "missing_field", "/card_id"),
+        row(two(numbers, no_type), "missing_field", "/accounts/1/type"),
         // Per account: type, currency, number.
-        (two("{\"iban\":\"a\",\"currency\":\"b\",\"type\":\"c\"}", "{\"iban\":\"a\",\"currency\":\"b\",\"type\":\"c\"}"), card, "invalid_account_type", "/accounts/0/type"),
-        (two("{\"iban\":\"a\",\"currency\":\"b\",\"type\":\"IBAN\"}", "{\"iban\":\"a\",\"currency\":\"b\",\"type\":\"c\"}"), card, "invalid_currency", "/accounts/0/currency"),
+        row(two(bad, bad), "invalid_account_type", "/accounts/0/type"),
+        row(
+            two(bad_currency, bad),
+            "invalid_currency",
+            "/accounts/0/currency",
+        ),
         // Fields before the card id, the card id before the accounts.
-        ("{\"request_id\":\"?\",\"card_id\":\"x\",\"accounts\":[{\"iban\":\"a\",\"currency\":\"b\",\"type\":\"c\"}]}".into(), None, "invalid_card_id", "/card_id"),
-        ("{\"request_id\":\"?\",\"card_id\":\"x\",\"accounts\":[1]}".into(), None, "invalid_type", "/accounts/0"),
+        no_card(
+            text("\"card_id\":\"x\",\"accounts\":[1]"),
+            "invalid_type",
+            "/accounts/0",
+        ),
+        no_card(
+            text(&format!("\"card_id\":\"x\",\"accounts\":[{bad}]")),
+            "invalid_card_id",
+            "/card_id",
+        ),
     ]
 }
 
@@ -273,7 +259,9 @@ pub fn every_rejection_has_its_code_and_its_path(ctx: &Ctx) {
     let site = Site::new(ctx, "reject", 1);
     let mut random = Random(11);
     let mut commands = Vec::new();
-    for (text, card, code, path) in table().into_iter().chain(precedence()) {
+    for (text, card, code, path) in
+        [field_faults(), type_faults(), value_faults(), precedence()].concat()
+    {
         commands.push(rejected(&mut random, &text, card, code, path));
     }
     for currency in [

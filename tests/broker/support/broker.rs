@@ -75,7 +75,7 @@ impl Broker {
             Ok(broker) => return Ok(broker),
             Err(e) => e,
         };
-        match java::Server::start() {
+        match java::Server::start(&[]) {
             Ok(server) => Ok(Broker {
                 bootstrap: server.bootstrap.clone(),
                 how: "java",

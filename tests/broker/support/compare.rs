@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use sha2::Digest;
-
 use super::Site;
 use super::client::Record;
+use super::expected::{check_dead_letter, dt, refusal, success};
 use super::model::{Command, Expected, Fold, OnDuplicate};
+use serde_json::Value;
 
 /// One comparison, set up and then run.
 pub struct Check<'a> {
@@ -123,6 +122,7 @@ impl<'a> Check<'a> {
         assert_eq!(answer.key, command.key, "{at:?}: the key of the input");
         let body = answer.json();
         let replayed = answer.header("idempotent-replayed");
+        let print = answer.header("request-fingerprint");
         match expected {
             Expected::Done {
                 request_id,
@@ -131,11 +131,7 @@ impl<'a> Check<'a> {
             } => {
                 let wanted = success(request_id, card_id, &self.dt(answer));
                 assert_eq!(body, wanted, "{at:?}");
-                assert_eq!(
-                    answer.header("request-fingerprint"),
-                    Some(fingerprint.as_str()),
-                    "{at:?}"
-                );
+                assert_eq!(print, Some(fingerprint.as_str()), "{at:?}");
                 assert_eq!(replayed, None, "{at:?} is a first answer");
             }
             Expected::Replayed { first, fingerprint } => {
@@ -147,11 +143,7 @@ impl<'a> Check<'a> {
                     text_of(first),
                     "{at:?} repeats the first answer byte for byte"
                 );
-                assert_eq!(
-                    answer.header("request-fingerprint"),
-                    Some(fingerprint.as_str()),
-                    "{at:?}"
-                );
+                assert_eq!(print, Some(fingerprint.as_str()), "{at:?}");
                 assert_eq!(replayed, Some("true"), "{at:?} is marked as replayed");
             }
             Expected::Refused {
@@ -169,11 +161,7 @@ impl<'a> Check<'a> {
                     &body,
                 );
                 assert_eq!(body, wanted, "{at:?}");
-                assert_eq!(
-                    answer.header("request-fingerprint"),
-                    None,
-                    "{at:?}: only successes carry it"
-                );
+                assert_eq!(print, None, "{at:?}: only successes carry it");
                 assert_eq!(replayed, None, "{at:?}");
             }
             Expected::Dead(_) | Expected::Silence => unreachable!("not answered by a completion"),
@@ -187,20 +175,33 @@ impl<'a> Check<'a> {
         )
     }
 
-    /// The cards topic, folded, is the model's cards.
+    /// The cards topic, folded, is the model's cards; and each of its records is what the card was after some command, in order.
     fn cards(&self, folds: &[Fold]) {
         let mut found: Vec<BTreeMap<String, Value>> =
             folds.iter().map(|_| BTreeMap::new()).collect();
         for record in self.site.read(&self.site.topics.cards) {
+            let at = (record.partition, record.offset);
             let key = String::from_utf8(record.key.clone().expect("a key")).expect("a card id");
-            found[record.partition as usize].insert(key, record.json());
+            let card = record.json();
+            let after = last_command(&card);
+            let wanted = folds[record.partition as usize]
+                .history
+                .get(&(key.clone(), after));
+            assert_eq!(
+                Some(&card),
+                wanted,
+                "card record {at:?} is the card after command {after}"
+            );
+            if let Some(earlier) = found[record.partition as usize].insert(key, card) {
+                assert!(
+                    last_command(&earlier) < after,
+                    "card record {at:?} goes back"
+                );
+            }
         }
         for (partition, fold) in folds.iter().enumerate() {
-            same_cards(
-                &format!("cards topic, partition {partition}"),
-                &found[partition],
-                &fold.cards,
-            );
+            let what = format!("cards topic, partition {partition}");
+            same_cards(&what, &found[partition], &fold.cards);
         }
     }
 
@@ -360,113 +361,14 @@ fn at_most_one_success(completions: &[Record]) {
     }
 }
 
-/// A dead letter is its record as it came, with the `dlq-` headers behind its own.
-pub fn check_dead_letter(site: &Site, command: &Command, letter: &Record, reason: &str) {
-    let at = (command.partition, command.offset);
-    assert_eq!(
-        letter.partition, command.partition,
-        "{at:?}: the partition of the input"
-    );
-    assert_eq!(letter.key, command.key, "{at:?}: the key as it came");
-    assert_eq!(letter.header("dlq-reason"), Some(reason), "{at:?}");
-    assert!(
-        letter.header("dlq-message").is_some_and(|m| !m.is_empty()),
-        "{at:?}: a message"
-    );
-    assert_eq!(
-        letter.header("dlq-topic"),
-        Some(site.topics.commands.as_str()),
-        "{at:?}"
-    );
-    assert_eq!(
-        letter.header("dlq-partition"),
-        Some(command.partition.to_string().as_str()),
-        "{at:?}"
-    );
-    assert_eq!(
-        letter.header("dlq-offset"),
-        Some(command.offset.to_string().as_str()),
-        "{at:?}"
-    );
-    if command.timestamp >= 0 {
-        let timestamp = command.timestamp.to_string();
-        assert_eq!(
-            letter.header("dlq-timestamp"),
-            Some(timestamp.as_str()),
-            "{at:?}"
-        );
-    }
-    let (own, added) = letter.headers.split_at(command.headers.len());
-    assert_eq!(
-        own, command.headers,
-        "{at:?}: the headers as they came, first"
-    );
-    assert!(
-        added.iter().all(|(key, _)| key.starts_with("dlq-")),
-        "{at:?}: {added:?}"
-    );
-    if letter.header("dlq-value-omitted").is_none() {
-        assert_eq!(letter.value, command.value, "{at:?}: the value as it came");
-        return;
-    }
-    let value = command
-        .value
-        .as_deref()
-        .expect("only a value that is there can be left out");
-    assert!(
-        value.len() > 1_000_000,
-        "{at:?}: a value of {} bytes was left out",
-        value.len()
-    );
-    assert_eq!(letter.header("dlq-value-omitted"), Some("true"), "{at:?}");
-    assert_eq!(
-        letter.header("dlq-value-bytes"),
-        Some(value.len().to_string().as_str()),
-        "{at:?}"
-    );
-    let sum: String = sha2::Sha256::digest(value)
+/// The offset of the command that wrote this card last.
+fn last_command(card: &Value) -> i64 {
+    let accounts = card["accounts"].as_array().expect("a list");
+    accounts
         .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    assert_eq!(
-        letter.header("dlq-value-sha256"),
-        Some(sum.as_str()),
-        "{at:?}"
-    );
-    assert!(
-        letter.value.as_deref().unwrap_or_default().is_empty(),
-        "{at:?}: no value"
-    );
-}
-
-fn success(request_id: &str, card_id: &str, dt: &str) -> Value {
-    serde_json::json!({ "request_id": request_id, "card_id": card_id, "status": "ok", "request_status": "success", "dt": dt })
-}
-
-/// The error completion wanted; the message is free but there, the path is free where the contract does not fix it.
-fn refusal(
-    request_id: &str,
-    card_id: Option<&str>,
-    dt: &str,
-    code: &str,
-    path: Option<&str>,
-    found: &Value,
-) -> Value {
-    let message = found
-        .pointer("/error/message")
-        .and_then(Value::as_str)
-        .filter(|m| !m.is_empty());
-    let mut error = serde_json::json!({ "code": code, "message": message });
-    match (path, found.pointer("/error/path")) {
-        (Some(path), _) => error["path"] = path.into(),
-        (None, Some(path)) => error["path"] = path.clone(),
-        (None, None) => {}
-    }
-    let mut body = serde_json::json!({ "request_id": request_id, "status": "error", "request_status": "error", "dt": dt, "error": error });
-    if let Some(card_id) = card_id {
-        body["card_id"] = card_id.into();
-    }
-    body
+        .filter_map(|a| a["source_offset"].as_i64())
+        .max()
+        .expect("a source offset")
 }
 
 fn same_cards(what: &str, found: &BTreeMap<String, Value>, wanted: &BTreeMap<String, Value>) {
@@ -491,33 +393,4 @@ fn in_partition_order(log: &[Command]) -> Vec<&Command> {
 
 fn text_of(record: &Record) -> String {
     String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned()
-}
-
-/// A time as completions print it: RFC 3339, whole seconds, a numeric offset.
-pub fn dt(ms: i64, offset_minutes: i64) -> String {
-    let seconds = ms.div_euclid(1000) + offset_minutes * 60;
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    let sign = if offset_minutes < 0 { '-' } else { '+' };
-    let (h, m, s) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    let (oh, om) = (offset_minutes.abs() / 60, offset_minutes.abs() % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}{sign}{oh:02}:{om:02}")
-}
-
-/// Days since 1970-01-01 as a date (the usual era arithmetic).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }

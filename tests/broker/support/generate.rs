@@ -230,82 +230,13 @@ fn draft(random: &mut Random, cards: &[String]) -> Draft {
 fn rejection(random: &mut Random, partition: i32, cards: &[String]) -> Command {
     let mut d = draft(random, cards);
     let mut key = d.card_id.clone();
-    let mut card = Some(d.card_id.clone());
-    let v = &mut d.value;
-    let mut text = None;
+    let mut card_id = Some(d.card_id.clone());
+    let mut tail = None;
     let (code, path) = match random.below(15) {
-        0 => {
-            (
-                put(v, "/accounts/1/iban", json!("ES7921000813610123456780")),
-                ("invalid_iban", "/accounts/1/iban"),
-            )
-                .1
-        }
-        1 => {
-            (
-                put(v, "/accounts/0/currency", json!("HRK")),
-                ("invalid_currency", "/accounts/0/currency"),
-            )
-                .1
-        }
-        2 => {
-            (
-                put(v, "/accounts/0/currency", json!("usd")),
-                ("invalid_currency", "/accounts/0/currency"),
-            )
-                .1
-        }
-        3 => {
-            (
-                put(v, "/accounts/1/type", json!("PAN")),
-                ("invalid_account_type", "/accounts/1/type"),
-            )
-                .1
-        }
-        4 => {
-            (
-                put(v, "/accounts/0/iban", json!(7)),
-                ("invalid_type", "/accounts/0/iban"),
-            )
-                .1
-        }
-        5 => {
-            (
-                put(v, "/accounts", json!(null)),
-                ("invalid_type", "/accounts"),
-            )
-                .1
-        }
-        6 => {
-            (
-                put(v, "/accounts/1", json!([])),
-                ("invalid_type", "/accounts/1"),
-            )
-                .1
-        }
-        7 => {
-            v["limit"] = json!(1);
-            ("unknown_field", "")
-        }
-        8 => {
-            v["accounts"][1]["bic"] = json!("X");
-            ("unknown_field", "/accounts/1")
-        }
-        9 => {
-            v["accounts"][0]
-                .as_object_mut()
-                .expect("an account")
-                .remove("currency");
-            ("missing_field", "/accounts/0/currency")
-        }
-        10 => {
-            card = None;
-            v.as_object_mut().expect("an object").remove("card_id");
-            ("missing_field", "/card_id")
-        }
+        n @ 0..=6 => value_fault(&mut d.value, n),
+        n @ 7..=10 => field_fault(&mut d.value, n),
         11 => {
-            card = None;
-            put(v, "/card_id", json!("card-1"));
+            put(&mut d.value, "/card_id", json!("card-1"));
             ("invalid_card_id", "/card_id")
         }
         12 => {
@@ -313,20 +244,25 @@ fn rejection(random: &mut Random, partition: i32, cards: &[String]) -> Command {
             ("key_mismatch", "/card_id")
         }
         13 => {
-            let one = v["accounts"][0].clone();
-            v["accounts"] = Value::Array(vec![one; 101]);
+            d.value["accounts"] = Value::Array(vec![d.value["accounts"][0].clone(); 101]);
             ("too_many_accounts", "/accounts")
         }
         _ => {
-            let plain = v.to_string();
-            text = Some(format!("{},\"accounts\":[]}}", &plain[..plain.len() - 1]));
+            tail = Some(",\"accounts\":[]}");
             ("duplicate_field", "")
         }
     };
-    let text = text.unwrap_or_else(|| d.value.to_string());
+    if d.value["card_id"] != d.card_id.as_str() {
+        card_id = None;
+    }
+    let mut text = d.value.to_string();
+    if let Some(tail) = tail {
+        text.pop();
+        text.push_str(tail);
+    }
     let meaning = Meaning::Reject {
         request_id: d.request_id,
-        card_id: card,
+        card_id,
         code,
         path,
     };
@@ -336,6 +272,49 @@ fn rejection(random: &mut Random, partition: i32, cards: &[String]) -> Command {
         Some(text.as_bytes()),
         meaning,
     )
+}
+
+type Fault = (&'static str, &'static str);
+
+fn value_fault(value: &mut Value, which: usize) -> Fault {
+    let (path, to, code) = match which {
+        0 => (
+            "/accounts/1/iban",
+            json!("ES7921000813610123456780"),
+            "invalid_iban",
+        ),
+        1 => ("/accounts/0/currency", json!("HRK"), "invalid_currency"),
+        2 => ("/accounts/0/currency", json!("usd"), "invalid_currency"),
+        3 => ("/accounts/1/type", json!("PAN"), "invalid_account_type"),
+        4 => ("/accounts/0/iban", json!(7), "invalid_type"),
+        5 => ("/accounts", json!(null), "invalid_type"),
+        _ => ("/accounts/1", json!([]), "invalid_type"),
+    };
+    put(value, path, to);
+    (code, path)
+}
+
+fn field_fault(value: &mut Value, which: usize) -> Fault {
+    let remove =
+        |object: &mut Value, key| drop(object.as_object_mut().expect("an object").remove(key));
+    match which {
+        7 => {
+            value["limit"] = json!(1);
+            ("unknown_field", "")
+        }
+        8 => {
+            value["accounts"][1]["bic"] = json!("X");
+            ("unknown_field", "/accounts/1")
+        }
+        9 => {
+            remove(&mut value["accounts"][0], "currency");
+            ("missing_field", "/accounts/0/currency")
+        }
+        _ => {
+            remove(value, "card_id");
+            ("missing_field", "/card_id")
+        }
+    }
 }
 
 fn put(value: &mut Value, pointer: &str, to: Value) {

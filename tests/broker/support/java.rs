@@ -1,11 +1,26 @@
 //! Owns the Java way to a broker: jars by Maven, storage formatted, KRaft combined mode on free loopback ports.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::broker::{BROKER_SETTINGS, KAFKA_VERSION, free_port, wait_reachable};
+
+/// Takes a word per line; at the end of its input, which comes when this process ends in any way, it ends the broker and tidies up.
+const SCRIPT: &str = r#"
+start() { java -Xms512m -Xmx1g -XX:+UseG1GC -cp "$1" kafka.Kafka "$2" >>"$3/log" 2>&1 & pid=$!; }
+start "$@"
+while read -r word; do
+    case $word in
+        restart) kill -9 $pid; wait $pid; start "$@" ;;
+        freeze) kill -STOP $pid ;;
+        thaw) kill -CONT $pid ;;
+    esac
+done
+kill -9 $pid; wait $pid; rm -rf "$3"
+"#;
 
 /// A broker process under a shell that ends it when this process is gone, however that happened.
 pub struct Server {
@@ -15,12 +30,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Fetches the jars if they are not there yet and starts; a port that was taken meanwhile is tried again.
-    pub fn start() -> Result<Server, String> {
+    /// Fetches the jars if they are not there yet and starts; a port that was taken meanwhile is tried again; `settings` come on top.
+    pub fn start(settings: &[(&str, &str)]) -> Result<Server, String> {
         let jars = jars()?;
         let mut last = String::new();
         for _ in 0..3 {
-            match Self::start_once(&jars) {
+            match Self::start_once(&jars, settings) {
                 Ok(server) => return Ok(server),
                 Err(e) => last = e,
             }
@@ -28,23 +43,21 @@ impl Server {
         Err(last)
     }
 
-    fn start_once(jars: &Path) -> Result<Server, String> {
+    fn start_once(jars: &Path, settings: &[(&str, &str)]) -> Result<Server, String> {
         let dir = tempfile::Builder::new()
             .prefix("card-update-kafka-")
             .tempdir()
             .map_err(|e| e.to_string())?;
         let (port, controller) = (free_port()?, free_port()?);
         let properties = dir.path().join("server.properties");
-        fs::write(&properties, server_properties(port, controller, dir.path()))
-            .map_err(|e| e.to_string())?;
+        let text = server_properties(port, controller, dir.path(), settings);
+        fs::write(&properties, text).map_err(|e| e.to_string())?;
         let classpath = format!("{}/*", jars.display());
         format_storage(&classpath, &properties)?;
         // From here on the shell owns the directory: it outlives a killed test process by the time it takes to tidy up.
         let dir = dir.keep();
-        let script = "java -Xms512m -Xmx1g -XX:+UseG1GC -cp \"$1\" kafka.Kafka \"$2\" >\"$3/log\" 2>&1 & pid=$!; \
-                      read _; kill -9 $pid; wait $pid; rm -rf \"$3\"";
         let shell = Command::new("sh")
-            .args(["-c", script, "sh", &classpath])
+            .args(["-c", SCRIPT, "sh", &classpath])
             .args([properties.as_path(), dir.as_path()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -63,6 +76,29 @@ impl Server {
     }
 }
 
+/// What tests do to a broker of their own.
+impl Server {
+    /// SIGKILL, and a start on the same data and port.
+    pub fn restart(&mut self) {
+        self.tell("restart");
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&mut self) {
+        self.tell("freeze");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) {
+        self.tell("thaw");
+    }
+
+    fn tell(&mut self, word: &str) {
+        let stdin = self.shell.stdin.as_mut().expect("the shell listens");
+        writeln!(stdin, "{word}").expect("the shell is there");
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
@@ -70,7 +106,7 @@ impl Drop for Server {
     }
 }
 
-fn server_properties(port: u16, controller: u16, dir: &Path) -> String {
+fn server_properties(port: u16, controller: u16, dir: &Path, settings: &[(&str, &str)]) -> String {
     let mut text = format!(
         "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
@@ -78,7 +114,7 @@ fn server_properties(port: u16, controller: u16, dir: &Path) -> String {
          log.dirs={}/data\n",
         dir.display()
     );
-    for (key, value) in BROKER_SETTINGS {
+    for (key, value) in BROKER_SETTINGS.iter().chain(settings) {
         text.push_str(&format!("{key}={value}\n"));
     }
     text

@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod client;
 pub mod compare;
+pub mod expected;
 pub mod generate;
 pub mod java;
 pub mod model;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use broker::Guard;
 use client::{Producer, Reader, Record};
 use generate::Generator;
 use model::Command;
@@ -57,6 +59,7 @@ pub struct Site {
     /// The consumer group, unused until a worker joins it.
     pub group: String,
     folder: tempfile::TempDir,
+    _guard: Option<Guard>,
 }
 
 impl Site {
@@ -88,6 +91,7 @@ impl Site {
             .prefix("card-update-test-")
             .tempdir()
             .expect("a folder");
+        let _guard = Guard::start("rm -rf \"$0\"", &folder.path().display().to_string()).ok();
         Site {
             bootstrap: ctx.bootstrap.clone(),
             topics,
@@ -95,6 +99,7 @@ impl Site {
             admin,
             group: prefix,
             folder,
+            _guard,
         }
     }
 

@@ -167,6 +167,8 @@ pub struct Fold {
     pub cards: BTreeMap<String, Value>,
     /// Remembered requests with their fingerprint and the offset of the first success.
     pub requests: HashMap<String, (String, i64)>,
+    /// What each card was after each command that changed it, by card and offset.
+    pub history: HashMap<(String, i64), Value>,
 }
 
 impl Fold {
@@ -240,6 +242,8 @@ impl Fold {
                 "updated_at": command.timestamp, "source_offset": command.offset,
             }));
         }
+        self.history
+            .insert((card_id.to_string(), command.offset), card.clone());
     }
 }
 

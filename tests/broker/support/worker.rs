@@ -212,7 +212,7 @@ impl Worker {
     pub fn stop(&mut self) -> Duration {
         self.assert_running();
         let start = Instant::now();
-        self.signal(Signal::TERM);
+        self.terminate();
         let code = self.wait_exit(25);
         assert_eq!(
             code,
@@ -222,6 +222,11 @@ impl Worker {
             self.log()
         );
         start.elapsed()
+    }
+
+    /// SIGTERM, and nothing more.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
     }
 
     /// SIGKILL, and waits for the end.

@@ -1,0 +1,35 @@
+//! Durations, sizes and secrets as they are written.
+
+use super::ConfigError;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// `250ms`, `30s`, `7d`.
+pub fn duration(key: &str, text: &str) -> Result<Duration, ConfigError> {
+    humantime::parse_duration(text)
+        .map_err(|_| ConfigError(format!("{key}: {text:?} is no duration; write it as 250ms, 30s or 7d")))
+}
+
+/// `256KiB`, `16MiB`.
+pub fn size(key: &str, text: &str) -> Result<u64, ConfigError> {
+    let parsed = text.parse::<bytesize::ByteSize>();
+    parsed.map(|s| s.as_u64()).map_err(|_| ConfigError(format!("{key}: {text:?} is no size; write it as 256KiB or 16MiB")))
+}
+
+/// Replaces each `NAME_file` by `NAME` with the file's content.
+pub fn with_secrets(properties: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let read = |(name, value): (&String, &String)| match name.strip_suffix("_file") {
+        None => Ok((name.clone(), value.clone())),
+        Some(secret) => match std::fs::read_to_string(value) {
+            Ok(content) => Ok((secret.to_owned(), content.trim_end_matches(['\r', '\n']).to_owned())),
+            Err(error) => Err(ConfigError(format!("kafka.client.{name:?}: {value} cannot be read: {error}"))),
+        },
+    };
+    properties.iter().map(read).collect()
+}
+
+/// Whether a key's value must not be shown.
+pub fn is_secret(key: &str) -> bool {
+    let secret = ["password", "secret", "token", "sasl.oauthbearer.config", "ssl.key.pem"];
+    secret.iter().any(|s| key.contains(s)) && !key.ends_with("_file")
+}

@@ -1,0 +1,261 @@
+//! A loop's group consumer and inputs, and the port's implementation over both clients.
+//!
+//! The group subscribes to the commands topic only: no assignor keeps a partition of two topics with one member. The owner of
+//! a partition assigns the backfill topic's by hand beside it. Rebalance callbacks only stash an event; each assignment
+//! is answered at once with an empty one, since the client purges everything while it waits.
+
+use super::ends::Ends;
+use super::error::fault;
+use super::raw::{Consumer, Message};
+use super::settings::{REQUEST_TIMEOUT, log_client, watched};
+use super::transaction::TransactionLog;
+use super::{
+    ClientSettings, CommitError, Committed, Fault, GroupEvent, Identity, Input, InputOffsets, Log, LogEnds, Record, Slot,
+};
+use crate::wire::Outbox;
+use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Stashes what the callbacks say.
+#[derive(Clone, Default)]
+pub struct GroupContext {
+    events: Arc<Mutex<Vec<GroupEvent>>>,
+    closing: Arc<AtomicBool>,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_client(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka client");
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RespErr, list: &mut TopicPartitionList) {
+        if self.closing.load(Ordering::Acquire) {
+            // While the client closes, its end waits for this; errors have no reader left.
+            let _ = consumer.unassign();
+            return;
+        }
+        let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
+        let event = match code {
+            RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => GroupEvent::Assigned(partitions),
+            _ if consumer.assignment_lost() => GroupEvent::Lost(partitions),
+            _ => GroupEvent::Revoked(partitions),
+        };
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+/// The next offsets to be read of a started partition, kept by the loop itself: the client's position runs ahead.
+#[derive(Clone, Copy)]
+struct Next([i64; 2]);
+
+/// One loop's connection to a real Kafka.
+pub struct GroupLog {
+    consumer: Consumer<GroupContext>,
+    context: GroupContext,
+    transactions: TransactionLog,
+    settings: ClientSettings,
+    started: BTreeMap<i32, Next>,
+    ends: Ends,
+    slot: Slot,
+}
+
+impl GroupLog {
+    /// Joins the group. Returns once the producer is initialised: what a former life left open is decided then.
+    pub fn join(settings: &ClientSettings, identity: &Identity, ends: Ends, slot: Slot) -> Result<Self, Fault> {
+        let context = GroupContext::default();
+        let config = settings.consumer(identity);
+        let consumer: BaseConsumer<GroupContext> =
+            config.create_with_context(context.clone()).map_err(|e| fault("the consumer cannot be made", &e))?;
+        let transactions = TransactionLog::start(settings, identity, slot.clone())?;
+        consumer.subscribe(&[&settings.topics.commands]).map_err(|e| fault("the group cannot be joined", &e))?;
+        let consumer = Consumer::new(consumer, 2).ok_or_else(|| Fault::Fatal("no memory for the consumer".into()))?;
+        let settings = settings.clone();
+        Ok(Self { consumer, context, transactions, settings, started: BTreeMap::new(), ends, slot })
+    }
+
+    fn topic(&self, input: Input) -> &str {
+        match input {
+            Input::Live => &self.settings.topics.commands,
+            Input::Backfill => &self.settings.topics.backfill,
+        }
+    }
+
+    fn list(&self, partitions: &[(i32, i64, i64)]) -> Result<TopicPartitionList, Fault> {
+        let mut list = TopicPartitionList::new();
+        for (partition, live, backfill) in partitions {
+            for (input, offset) in [(Input::Live, live), (Input::Backfill, backfill)] {
+                list.add_partition_offset(self.topic(input), *partition, Offset::Offset(*offset))
+                    .map_err(|e| fault("an offset cannot be used", &e))?;
+            }
+        }
+        Ok(list)
+    }
+
+    /// A message that is no record: the client's position is off after it, so the reading goes on where this loop knows.
+    fn after_error(&self, input: Input, message: &Message) -> Option<Fault> {
+        use rdkafka::types::RDKafkaErrorCode as Code;
+        let partition = message.partition();
+        let code = message.error()?;
+        let next = self.started.get(&partition)?.0[input as usize];
+        match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::UnknownTopicOrPartition | Code::UnknownTopic
+            | Code::UnknownPartition => {
+                let topic = self.topic(input);
+                Some(Fault::Restore { partition, cause: format!("{topic} partition {partition} at offset {next}: {code}") })
+            }
+            _ => {
+                tracing::warn!(partition, %code, "a partition's records cannot be fetched for now");
+                let position = Offset::Offset(next);
+                let sought = self.consumer.consumer().seek(self.topic(input), partition, position, Duration::ZERO);
+                sought.err().map(|e| Fault::Restore { partition, cause: e.to_string() })
+            }
+        }
+    }
+}
+
+impl Log for GroupLog {
+    fn events(&mut self) -> Result<Vec<GroupEvent>, Fault> {
+        let polled = watched(&self.slot, "poll", Duration::ZERO, || self.consumer.consumer().poll(Duration::ZERO));
+        match polled {
+            Some(Err(error)) => match fault("the group", &error) {
+                Fault::Retry(text) => tracing::debug!(text, "Kafka client"),
+                other => return Err(other),
+            },
+            Some(Ok(message)) => {
+                use rdkafka::Message as _;
+                let partition = message.partition();
+                let cause = "a record came past the private queue".to_owned();
+                return Err(Fault::Restore { partition, cause });
+            }
+            None => {}
+        }
+        if let Some((code, reason)) = self.consumer.consumer().client().fatal_error() {
+            return Err(match code {
+                rdkafka::types::RDKafkaErrorCode::FencedInstanceId => Fault::Fenced(super::error::fenced_instance(&reason)),
+                _ => Fault::Fatal(format!("the consumer: {reason}")),
+            });
+        }
+        let events = std::mem::take(&mut *self.context.events.lock().unwrap_or_else(PoisonError::into_inner));
+        for event in &events {
+            if let GroupEvent::Assigned(_) = event {
+                let none = TopicPartitionList::new();
+                self.consumer.consumer().incremental_assign(&none).map_err(|e| fault("an assignment", &e))?;
+            }
+        }
+        Ok(events)
+    }
+
+    fn start(&mut self, partition: i32, live: i64, backfill: i64) -> Result<(), Fault> {
+        let list = self.list(&[(partition, live, backfill)])?;
+        for input in [Input::Live, Input::Backfill] {
+            self.consumer.forward(self.topic(input), partition, input as usize);
+        }
+        self.started.insert(partition, Next([live, backfill]));
+        let consumer = self.consumer.consumer();
+        watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || consumer.incremental_assign(&list))
+            .map_err(|e| fault("a partition cannot be started", &e))
+    }
+
+    fn stop(&mut self, partitions: &[i32]) -> Result<(), Fault> {
+        let started: Vec<_> =
+            partitions.iter().filter_map(|p| self.started.remove(p).map(|next| (*p, next.0[0], next.0[1]))).collect();
+        let list = self.list(&started)?;
+        let consumer = self.consumer.consumer();
+        watched(&self.slot, "incremental_unassign", REQUEST_TIMEOUT, || consumer.incremental_unassign(&list))
+            .map_err(|e| fault("a partition cannot be given up", &e))
+    }
+
+    fn fetch(&mut self, input: Input, most: usize, wait: Duration, into: &mut Vec<Record>) -> Result<(), Fault> {
+        let mut errors = Vec::new();
+        let started = &mut self.started;
+        let wait_ms = wait.as_millis() as i32;
+        let guard = self.slot.enter("consume_batch_queue", wait);
+        self.consumer.take(input as usize, wait_ms, most, |message| {
+            // A record that was still queued when its partition was given up is not this loop's any more.
+            let Some(next) = started.get_mut(&message.partition()) else { return };
+            if message.error().is_some() {
+                errors.push(message);
+            } else if message.offset() >= next.0[input as usize] {
+                next.0[input as usize] = message.offset() + 1;
+                into.push(Record::new(message));
+            }
+        });
+        drop(guard);
+        errors.iter().find_map(|message| self.after_error(input, message)).map_or(Ok(()), Err)
+    }
+
+    fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in offsets {
+            for (input, offset) in [(Input::Live, next.live), (Input::Backfill, next.backfill)] {
+                let Some(offset) = offset else { continue };
+                list.add_partition_offset(self.topic(input), *partition, Offset::Offset(offset))
+                    .map_err(|e| CommitError::Fatal(e.to_string()))?;
+            }
+        }
+        self.transactions.transact(outbox, &list, &self.consumer)
+    }
+
+    fn reset_producer(&mut self) -> Result<(), Fault> {
+        self.transactions.reset()
+    }
+
+    fn committed(&mut self, partitions: &[i32]) -> Result<Vec<(i32, InputOffsets)>, Fault> {
+        let consumer = self.consumer.consumer();
+        committed(consumer, &self.settings, &self.slot, partitions)
+    }
+
+    fn request_ends(&mut self, partition: i32) {
+        self.ends.request(partition);
+    }
+
+    fn ends(&mut self) -> Vec<(i32, Option<LogEnds>)> {
+        self.ends.answers()
+    }
+}
+
+impl Drop for GroupLog {
+    fn drop(&mut self) {
+        self.context.closing.store(true, Ordering::Release);
+    }
+}
+
+/// The committed offsets of partitions' inputs, as the consumer's isolation level shows them.
+pub fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    settings: &ClientSettings,
+    slot: &Slot,
+    partitions: &[i32],
+) -> Result<Vec<(i32, InputOffsets)>, Fault> {
+    let topics = &settings.topics;
+    let mut asked = TopicPartitionList::new();
+    for partition in partitions {
+        asked.add_partition(&topics.commands, *partition);
+        asked.add_partition(&topics.backfill, *partition);
+    }
+    let found = watched(slot, "committed", REQUEST_TIMEOUT, || consumer.committed_offsets(asked, REQUEST_TIMEOUT))
+        .map_err(|e| fault("the committed offsets cannot be read", &e))?;
+    let mut offsets: BTreeMap<i32, InputOffsets> = partitions.iter().map(|p| (*p, InputOffsets::default())).collect();
+    for element in found.elements() {
+        // Each element has an error of its own, besides the call's.
+        element.error().map_err(|e| fault("a committed offset cannot be read", &e))?;
+        let Offset::Offset(offset) = element.offset() else { continue };
+        let Some(entry) = offsets.get_mut(&element.partition()) else { continue };
+        if element.topic() == topics.commands { entry.live = Some(offset) } else { entry.backfill = Some(offset) }
+    }
+    Ok(offsets.into_iter().collect())
+}

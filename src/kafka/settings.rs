@@ -1,0 +1,243 @@
+//! How clients are configured. What the guarantees rest on cannot be overridden.
+
+use super::Slot;
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The five topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicNames {
+    /// Input, live.
+    pub commands: String,
+    /// Input, replayed history.
+    pub backfill: String,
+    /// Output, and the log of the dedup memory.
+    pub completions: String,
+    /// The compacted changelog.
+    pub cards: String,
+    /// What cannot be answered.
+    pub dead_letters: String,
+}
+
+impl TopicNames {
+    /// All of them: commands, backfill, completions, cards, dead letters.
+    pub fn all(&self) -> [&str; 5] {
+        [&self.commands, &self.backfill, &self.completions, &self.cards, &self.dead_letters]
+    }
+}
+
+/// Properties that `kafka.client` may not set: the guarantees rest on them. A trailing `*` stands for any ending.
+pub const REFUSED_PROPERTIES: [&str; 12] = [
+    "bootstrap.servers",
+    "group.id",
+    "group.instance.id",
+    "transactional.id",
+    "enable.idempotence",
+    "acks",
+    "isolation.level",
+    "enable.auto.*",
+    "auto.offset.reset",
+    "partition.assignment.strategy",
+    "delivery.report.only.error",
+    "message.max.bytes",
+];
+
+/// Further names of refused properties, and aliases that librdkafka knows for them.
+pub(super) const REFUSED_ALIASES: [&str; 6] = [
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "request.required.acks",
+    "metadata.broker.list",
+    "enable.partition.eof",
+    "group.protocol",
+];
+
+/// What every client needs to know.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// `kafka.bootstrap_servers`.
+    pub bootstrap_servers: String,
+    /// `kafka.group_id`.
+    pub group_id: String,
+    /// `kafka.client`.
+    pub client: BTreeMap<String, String>,
+    /// The topics.
+    pub topics: TopicNames,
+    /// Largest record batch that all output topics take, bytes.
+    pub batch_bytes: usize,
+}
+
+/// Who a loop is in the group and to the transaction coordinator.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Static membership, when `worker.instance_id` is set.
+    pub group_instance_id: Option<String>,
+    /// Stable over restarts: `init_transactions` then aborts what a former life left open.
+    pub transactional_id: String,
+}
+
+/// The session time-out of the group and the time-out of transactions.
+const SESSION_TIMEOUT_MS: &str = "10000";
+
+impl ClientSettings {
+    /// Whether `kafka.client` may set this property.
+    pub fn may_set(property: &str) -> bool {
+        !REFUSED_PROPERTIES.iter().chain(&REFUSED_ALIASES).any(|refused| match refused.strip_suffix('*') {
+            Some(start) => property.starts_with(start),
+            None => property == *refused,
+        })
+    }
+
+    fn base(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", "card-update-worker")
+            .set("socket.nagle.disable", "true")
+            .set("log.connection.close", "false");
+        for (name, value) in &self.client {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// A client for requests that belong to no loop.
+    pub fn admin(&self) -> ClientConfig {
+        self.base()
+    }
+
+    /// A loop's group consumer. read_committed also makes the client ask for stable offsets only.
+    pub fn consumer(&self, identity: &Identity) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("group.id", &self.group_id)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", SESSION_TIMEOUT_MS)
+            .set("enable.partition.eof", "false");
+        if let Some(id) = &identity.group_instance_id {
+            config.set("group.instance.id", id);
+        }
+        self.fetching(&mut config);
+        config
+    }
+
+    /// Measured: larger queues cost memory and save nothing; the default back-off starves a fast worker for a second.
+    fn fetching(&self, config: &mut ClientConfig) {
+        for (name, value) in [
+            ("queued.min.messages", "20000"),
+            ("queued.max.messages.kbytes", "65536"),
+            ("fetch.queue.backoff.ms", "2"),
+            ("fetch.message.max.bytes", "1048576"),
+            ("fetch.max.bytes", "16777216"),
+            ("fetch.wait.max.ms", "50"),
+        ] {
+            self.default_to(config, name, value);
+        }
+    }
+
+    fn default_to(&self, config: &mut ClientConfig, name: &str, value: &str) {
+        if !self.client.contains_key(name) {
+            config.set(name, value);
+        }
+    }
+
+    /// A loop's transactional producer. A commit flushes at once, so a short linger would only cut batches up.
+    pub fn producer(&self, identity: &Identity) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("transactional.id", &identity.transactional_id)
+            .set("transaction.timeout.ms", SESSION_TIMEOUT_MS)
+            .set("delivery.report.only.error", "true")
+            .set("message.max.bytes", "1000000000")
+            .set("batch.size", self.batch_bytes.to_string());
+        for (name, value) in [
+            ("compression.type", "lz4"),
+            ("linger.ms", "1000"),
+            ("batch.num.messages", "100000"),
+            ("queue.buffering.max.messages", "1000000"),
+            ("queue.buffering.max.kbytes", "1048576"),
+            ("retry.backoff.ms", "2"),
+            ("retry.backoff.max.ms", "50"),
+        ] {
+            self.default_to(&mut config, name, value);
+        }
+        config
+    }
+
+    /// Asks for true end offsets.
+    pub fn uncommitted(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("group.id", &self.group_id).set("isolation.level", "read_uncommitted").set("enable.auto.commit", "false");
+        config
+    }
+
+    /// Asks for stable committed offsets without joining the group.
+    pub fn stable_offsets(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("group.id", &self.group_id).set("isolation.level", "read_committed").set("enable.auto.commit", "false");
+        config
+    }
+
+    /// Reads changelogs from explicit offsets and says where they end.
+    pub fn reader(&self) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true");
+        self.fetching(&mut config);
+        config
+    }
+
+    /// Produces as an upstream does: the partitioner is that of Java clients.
+    pub fn upstream(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("partitioner", "murmur2_random").set("enable.idempotence", "true").set("linger.ms", "5");
+        self.default_to(&mut config, "compression.type", "lz4");
+        config
+    }
+}
+
+/// What the client has to say goes to the log; it never holds payloads.
+#[derive(Clone, Default)]
+pub struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_client(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka client");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+pub(super) fn log_client(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(facility, message, "Kafka client");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "Kafka client"),
+        _ => tracing::debug!(facility, message, "Kafka client"),
+    }
+}
+
+/// How long calls may take; each is watched for overstaying.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Runs a watched call.
+pub fn watched<T>(slot: &Slot, what: &'static str, timeout: Duration, call: impl FnOnce() -> T) -> T {
+    let _guard = slot.enter(what, timeout);
+    call()
+}

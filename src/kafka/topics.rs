@@ -1,0 +1,98 @@
+//! Topics as they are: ids, partitions and settings; and making the ones that are missing.
+
+use super::error::fault;
+use super::raw::describe_topics;
+use super::settings::{Quiet, REQUEST_TIMEOUT};
+use super::{ClientSettings, Fault};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use std::collections::BTreeMap;
+
+pub use super::raw::TopicDescription;
+
+/// A topic's settings by name.
+pub type TopicSettings = BTreeMap<String, String>;
+
+/// A topic to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopicSpec {
+    /// Its name.
+    pub name: String,
+    /// How many partitions.
+    pub partitions: i32,
+    /// How many replicas; −1 for the broker's default.
+    pub replication: i32,
+    /// Settings beside the broker's defaults.
+    pub settings: TopicSettings,
+}
+
+/// A client for questions about topics.
+pub struct TopicsClient {
+    admin: AdminClient<Quiet>,
+}
+
+impl TopicsClient {
+    /// Makes the client; it connects when first asked.
+    pub fn new(settings: &ClientSettings) -> Result<Self, Fault> {
+        let admin = settings.admin().create_with_context(Quiet).map_err(|e| fault("the client cannot be made", &e))?;
+        Ok(Self { admin })
+    }
+
+    /// The cluster's id; an error when no broker answers.
+    pub fn cluster_id(&self) -> Result<String, Fault> {
+        let client = self.admin.inner();
+        client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| fault("no broker answers", &e))?;
+        client.fetch_cluster_id(REQUEST_TIMEOUT).ok_or_else(|| Fault::Retry("the cluster does not tell its id".into()))
+    }
+
+    /// Describes topics in the order given; a missing one is `None`.
+    pub fn describe(&self, names: &[&str]) -> Result<Vec<Option<TopicDescription>>, Fault> {
+        let described = describe_topics(self.admin.inner().native_ptr(), names, REQUEST_TIMEOUT)
+            .map_err(|code| Fault::Retry(format!("topics cannot be described: {code}")))?;
+        let mut topics: BTreeMap<String, TopicDescription> = BTreeMap::new();
+        for topic in described {
+            match topic {
+                Ok(topic) => drop(topics.insert(topic.name.clone(), topic)),
+                Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {}
+                Err(code @ Code::TopicAuthorizationFailed) => {
+                    return Err(Fault::Fatal(format!("a topic may not be described: {code}; grant DESCRIBE on the five topics")));
+                }
+                Err(code) => return Err(Fault::Retry(format!("a topic cannot be described: {code}"))),
+            }
+        }
+        Ok(names.iter().map(|name| topics.remove(*name)).collect())
+    }
+
+    /// The settings of topics, in the order given.
+    pub async fn settings(&self, names: &[&str]) -> Result<Vec<TopicSettings>, Fault> {
+        let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let found = self.admin.describe_configs(&resources, &options).await;
+        let found = found.map_err(|e| fault("the topics' settings cannot be read", &e))?;
+        found
+            .into_iter()
+            .map(|resource| {
+                let resource = resource.map_err(|code| Fault::Fatal(format!("a topic's settings cannot be read: {code}")))?;
+                Ok(resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?))).collect())
+            })
+            .collect()
+    }
+
+    /// Makes topics.
+    pub async fn create(&self, topics: &[NewTopicSpec]) -> Result<(), Fault> {
+        let new: Vec<_> = topics
+            .iter()
+            .map(|spec| {
+                let replication = TopicReplication::Fixed(spec.replication);
+                let new = NewTopic::new(&spec.name, spec.partitions, replication);
+                spec.settings.iter().fold(new, |new, (name, value)| new.set(name, value))
+            })
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
+        let made = self.admin.create_topics(&new, &options).await;
+        for result in made.map_err(|e| fault("topics cannot be made", &e))? {
+            result.map_err(|(name, code)| Fault::Fatal(format!("topic {name} cannot be made: {code}")))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! One loop's transactional producer: begin, produce, send offsets, commit; and what each failure demands.
+//!
+//! Offsets are sent before the flush, so that their round trips overlap delivery. Every transaction carries offsets:
+//! without, the client would contact no coordinator and nothing would fence it.
+
+use super::error::{fault, is_fencing, is_group_error};
+use super::group::GroupContext;
+use super::raw::{CallError, Consumer, Transactions, generation};
+use super::settings::{log_client, watched};
+use super::{ClientSettings, CommitError, Committed, Fault, Identity, Slot};
+use crate::wire::{OutTopic, Outbox};
+use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const SEND_OFFSETS_TIMEOUT: Duration = Duration::from_secs(15);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Slices in which an abort is tried, with the reports drained in between: without, it may wait for them for ever.
+const ABORT_SLICE: Duration = Duration::from_millis(100);
+const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a full send queue may stay full.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Collects the records that the broker refused.
+#[derive(Clone, Default)]
+struct Reports(Arc<Mutex<Vec<(usize, Code)>>>);
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_client(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka client");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        if let Err((error, _)) = result {
+            let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push((index, code));
+        }
+    }
+}
+
+/// The producer and what is needed to make it anew.
+pub struct TransactionLog {
+    settings: ClientSettings,
+    identity: Identity,
+    reports: Reports,
+    producer: Option<Transactions<Reports>>,
+    slot: Slot,
+}
+
+impl TransactionLog {
+    /// Makes the producer; a former one's open transaction is decided when this returns.
+    pub fn start(settings: &ClientSettings, identity: &Identity, slot: Slot) -> Result<Self, Fault> {
+        let (settings, identity) = (settings.clone(), identity.clone());
+        let mut log = Self { settings, identity, reports: Reports::default(), producer: None, slot };
+        log.reset()?;
+        Ok(log)
+    }
+
+    /// Makes a new producer under the same identity, which fences and decides the former one's transaction.
+    pub fn reset(&mut self) -> Result<(), Fault> {
+        // Purged and destroyed first: two producers of one identity in one process would fence each other.
+        self.producer = watched(&self.slot, "destroy", INIT_TIMEOUT, || None);
+        self.reports = Reports::default();
+        let config = self.settings.producer(&self.identity);
+        let producer: BaseProducer<Reports> = config
+            .create_with_context(self.reports.clone())
+            .map_err(|e| fault("the producer cannot be made", &e))?;
+        watched(&self.slot, "init_transactions", INIT_TIMEOUT, || producer.init_transactions(INIT_TIMEOUT))
+            .map_err(|e| fault("transactions cannot be initialised", &e))?;
+        let topics = &self.settings.topics;
+        let names = OutTopic::ALL.map(|topic| match topic {
+            OutTopic::Completions => topics.completions.as_str(),
+            OutTopic::Cards => topics.cards.as_str(),
+            OutTopic::DeadLetters => topics.dead_letters.as_str(),
+        });
+        let producer = Transactions::new(producer, &names);
+        self.producer = Some(producer.ok_or_else(|| Fault::Fatal("no memory for the producer".into()))?);
+        Ok(())
+    }
+
+    /// One transaction.
+    pub fn transact(
+        &mut self,
+        outbox: &Outbox,
+        offsets: &TopicPartitionList,
+        consumer: &Consumer<GroupContext>,
+    ) -> Result<Committed, CommitError> {
+        let Some(producer) = &self.producer else {
+            return Err(CommitError::OutcomeUnknown("there is no producer".into()));
+        };
+        self.drained();
+        producer.producer().begin_transaction().map_err(|e| CommitError::OutcomeUnknown(e.to_string()))?;
+        let staged = self
+            .produce(producer, outbox)
+            .and_then(|()| self.offsets(producer, offsets, consumer))
+            .and_then(|()| {
+                watched(&self.slot, "commit_transaction", COMMIT_TIMEOUT, || {
+                    producer.commit(COMMIT_TIMEOUT.as_millis() as i32)
+                })
+                .map_err(Step::Commit)
+            });
+        match staged {
+            Ok(()) => Ok(Committed::proven()),
+            Err(failed) => Err(self.failed(producer, failed)),
+        }
+    }
+
+    fn produce(&self, producer: &Transactions<Reports>, outbox: &Outbox) -> Result<(), Step> {
+        let deadline = Instant::now() + QUEUE_TIMEOUT;
+        for (index, record) in outbox.iter().enumerate() {
+            while let Err(error) = producer.produce(&record, index) {
+                if error.code == Code::MessageSizeTooLarge {
+                    return Err(Step::Refused(index));
+                }
+                if error.code != Code::QueueFull || Instant::now() > deadline {
+                    return Err(Step::Before(error));
+                }
+                producer.producer().poll(Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    }
+
+    fn offsets(
+        &self,
+        producer: &Transactions<Reports>,
+        offsets: &TopicPartitionList,
+        consumer: &Consumer<GroupContext>,
+    ) -> Result<(), Step> {
+        if generation(consumer.rk()).is_none() || consumer.lost() {
+            return Err(Step::NotMember);
+        }
+        let deadline = Instant::now() + SEND_OFFSETS_TIMEOUT;
+        loop {
+            let sent = watched(&self.slot, "send_offsets_to_transaction", SEND_OFFSETS_TIMEOUT, || {
+                producer.send_offsets(offsets, consumer.rk(), SEND_OFFSETS_TIMEOUT.as_millis() as i32)
+            });
+            match sent {
+                Err(error) if error.retriable && Instant::now() < deadline => {}
+                other => return other.map_err(Step::Before),
+            }
+        }
+    }
+
+    /// What a failure demands; where the transaction can still be aborted, it is when this returns.
+    fn failed(&self, producer: &Transactions<Reports>, failed: Step) -> CommitError {
+        let (error, at_commit) = match failed {
+            Step::NotMember => return self.abort(producer, || CommitError::NotOwner("it is no member".into())),
+            Step::Refused(index) => return self.abort(producer, || CommitError::Refused(vec![index])),
+            Step::Before(error) => (error, false),
+            Step::Commit(error) => (error, true),
+        };
+        let text = format!("{} ({})", error.message, error.code);
+        if is_fencing(error.code) {
+            return CommitError::ProducerFenced(text);
+        }
+        // A commit that is neither abortable nor done may have reached the coordinator: this client cannot tell (KIP-890).
+        if error.fatal || (at_commit && !error.abortable) {
+            return CommitError::OutcomeUnknown(text);
+        }
+        let code = error.code;
+        self.abort(producer, move || {
+            if is_group_error(code) { CommitError::NotOwner(text) } else { CommitError::Aborted(text) }
+        })
+    }
+
+    /// Aborts, then says why; a transaction that cannot even be aborted leaves its outcome unknown.
+    fn abort(&self, producer: &Transactions<Reports>, why: impl FnOnce() -> CommitError) -> CommitError {
+        let deadline = Instant::now() + ABORT_TIMEOUT;
+        loop {
+            producer.producer().poll(Duration::ZERO);
+            let aborted = watched(&self.slot, "abort_transaction", ABORT_SLICE, || {
+                producer.abort(ABORT_SLICE.as_millis() as i32)
+            });
+            match aborted {
+                Ok(()) => break,
+                Err(error) if error.retriable && Instant::now() < deadline => {}
+                Err(error) => return CommitError::OutcomeUnknown(format!("it could not be aborted: {}", error.message)),
+            }
+        }
+        producer.producer().poll(Duration::ZERO);
+        self.refused().unwrap_or_else(why)
+    }
+
+    /// What the delivery reports say of refused records.
+    fn refused(&self) -> Option<CommitError> {
+        let reports = self.drained();
+        if reports.iter().any(|(_, code)| *code == Code::InvalidTimestamp) {
+            return Some(CommitError::Fatal(
+                "the broker refuses the timestamps of this worker's own records: this machine's clock is ahead; mend the clock"
+                    .into(),
+            ));
+        }
+        let refused = |code: Code| matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize);
+        let indices: Vec<_> = reports.iter().filter(|(_, code)| refused(*code)).map(|(index, _)| *index).collect();
+        (!indices.is_empty()).then_some(CommitError::Refused(indices))
+    }
+
+    fn drained(&self) -> Vec<(usize, Code)> {
+        std::mem::take(&mut *self.reports.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Where a transaction failed.
+enum Step {
+    /// This member is not in the group.
+    NotMember,
+    /// The client itself refuses a record for its size.
+    Refused(usize),
+    /// Before the commit was asked for.
+    Before(CallError),
+    /// In the commit.
+    Commit(CallError),
+}

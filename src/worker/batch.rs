@@ -1,0 +1,93 @@
+//! One type per hop: records → [`StagedBatch`] → [`CommittedBatch`] → the projection.
+//!
+//! A wrong order does not compile: only a staged batch can be committed, only the proof of a commit makes a committed one,
+//! and only a committed one can be applied (INV-1).
+
+use super::partition::Running;
+use super::tally::Tally;
+use crate::domain::{CardId, Remembered, RequestId, StoredAccount};
+use crate::kafka::{Committed, InputOffsets};
+use std::collections::BTreeMap;
+
+/// What a partition's part of a batch changes once it is committed.
+#[derive(Debug, Default)]
+pub struct PartitionChanges {
+    pub(super) partition: i32,
+    pub(super) next: InputOffsets,
+    pub(super) cards: Vec<(CardId, Vec<StoredAccount>)>,
+    pub(super) requests: Vec<(RequestId, Remembered)>,
+    /// Completions that were staged, remembered or not.
+    pub(super) answers: u64,
+    pub(super) decided_ms: i64,
+}
+
+/// Decided and staged, not yet committed.
+#[derive(Debug, Default)]
+pub struct StagedBatch {
+    pub(super) changes: Vec<PartitionChanges>,
+    pub(super) tally: Tally,
+    /// How many of the batch's records are in it; the rest waits for the next one.
+    pub(super) records: usize,
+}
+
+impl StagedBatch {
+    /// The next offsets that its transaction commits.
+    pub fn offsets(&self) -> Vec<(i32, InputOffsets)> {
+        self.changes.iter().map(|c| (c.partition, c.next)).collect()
+    }
+    /// How many records it covers.
+    pub const fn records(&self) -> usize {
+        self.records
+    }
+    /// Commits a partition's offsets too, though no record of the batch moved them.
+    pub(super) fn commit_offsets(&mut self, partition: i32, next: InputOffsets) {
+        let at = self.changes.iter().position(|c| c.partition == partition);
+        let at = at.unwrap_or_else(|| {
+            self.changes.push(PartitionChanges { partition, decided_ms: i64::MIN, ..PartitionChanges::default() });
+            self.changes.len() - 1
+        });
+        let change = &mut self.changes[at].next;
+        change.live = change.live.or(next.live);
+        change.backfill = change.backfill.or(next.backfill);
+    }
+    /// It was committed.
+    pub fn committed(self, _proof: Committed) -> CommittedBatch {
+        CommittedBatch { staged: self }
+    }
+}
+
+/// A batch that Kafka has committed.
+#[derive(Debug)]
+pub struct CommittedBatch {
+    staged: StagedBatch,
+}
+
+impl CommittedBatch {
+    /// What became of its commands.
+    pub const fn tally(&self) -> &Tally {
+        &self.staged.tally
+    }
+    /// How many records it covers.
+    pub const fn records(&self) -> usize {
+        self.staged.records
+    }
+    /// The offsets that it committed.
+    pub fn offsets(&self) -> Vec<(i32, InputOffsets)> {
+        self.staged.offsets()
+    }
+    /// Applies it to the projections.
+    pub(super) fn apply_to(&self, running: &mut BTreeMap<i32, &mut Running>) {
+        for change in &self.staged.changes {
+            let Some(running) = running.get_mut(&change.partition) else { continue };
+            let projection = &mut running.projection;
+            for (card_id, accounts) in &change.cards {
+                projection.put_card(card_id, accounts);
+            }
+            for (id, remembered) in &change.requests {
+                projection.put_request(id, *remembered);
+            }
+            let others = change.answers.saturating_sub(change.requests.len() as u64);
+            projection.put_answers(others, change.decided_ms);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The worker: loops, restores and their lives in one process.
+//!
+//! Owns the order of the protocol ([`Loop::step`]): poll, decode, decide, stage, commit, apply. It must never apply what is
+//! not committed (INV-1), decide before a partition is restored or after it was revoked (INV-6), or guess an outcome
+//! (INV-7).
+
+mod batch;
+mod checks;
+mod leases;
+mod main_loop;
+mod partition;
+mod process;
+mod restore;
+mod restorer;
+mod rules;
+mod stage;
+mod status;
+mod tally;
+
+pub use batch::{CommittedBatch, StagedBatch};
+pub use checks::{Finding, TopicPlan, check_topics, plan_topics, wanted_topics};
+pub use leases::{Held, Leases};
+pub use main_loop::{Flow, Loop, LoopParts};
+pub use process::{Outcome, ProcessOptions, run};
+pub use restore::StartAt;
+pub use restorer::{Restored, Restorer, RestorerParts};
+pub use rules::{BackfillCompletions, OnTrimmed, Rules};
+pub use stage::{MAX_PARTITION_OUTPUT_BYTES, Stager};
+pub use status::{PartitionState, PartitionStatus, Status};
+pub use tally::{CommandResult, Tally};
+
+/// Why a loop or the process ends without being asked: one line that says what happened and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Stop(pub String);

@@ -1,0 +1,485 @@
+//! One process: checks before anything is touched, then its threads, until it is told to end or must.
+
+use super::checks::{Finding, output_limit, plan_topics};
+use super::leases::Leases;
+use super::main_loop::{Loop, LoopParts};
+use super::restore::StartAt;
+use super::restorer::{RestoreJob, Restorer, RestorerParts};
+use super::rules::Rules;
+use super::status::Status;
+use super::Stop;
+use crate::config::Config;
+use crate::kafka::{ClientSettings, Ends, Fault, GroupLog, Identity, KafkaReader, TopicsClient, Watchdog};
+use crate::observe::{Metrics, serve};
+use crate::projection::{BlockCache, LogIdentity, StateDir, StateFacts, Store, Tree, Writer};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long the first contact with the cluster may take.
+const FIRST_CONTACT: Duration = Duration::from_secs(60);
+/// How often topics are looked at while the worker runs.
+const WATCH_EVERY: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(100);
+/// What of the drain time-out is kept for leaving the group and closing the store.
+const CLOSE_SHARE: u32 = 4;
+
+/// What `run` is told beside the configuration.
+#[derive(Clone, Default)]
+pub struct ProcessOptions {
+    /// How to go on without committed offsets.
+    pub start_at: Option<StartAt>,
+    /// Topics made anew are meant: local state of the former ones is discarded.
+    pub accept_new_topics: bool,
+    /// The in-process Kafka has no ids and settings to check.
+    pub mock: bool,
+    /// Set to end in order.
+    pub shutdown: Arc<AtomicBool>,
+    /// Set when every partition is running, for whoever waits for it.
+    pub status: Arc<Status>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it was told: everything is committed and on disk.
+    Ended,
+}
+
+/// What the topics look like now.
+struct Topics {
+    facts: StateFacts,
+    identity: LogIdentity,
+    batch_bytes: usize,
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Runs the worker until it is told to end. An error is the line for the operator.
+pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
+    let mut state = StateDir::lock(&config.state_dir).map_err(|e| Stop(e.to_string()))?;
+    if let Some(why) = state.why_unusable() {
+        tracing::error!(why, "the worker goes on from memory; its next start restores everything");
+    }
+    let client = TopicsClient::new(&config.kafka).map_err(stop)?;
+    let topics = look_at_topics(config, options, &client)?;
+    compare_facts(&state, &topics.facts, options)?;
+    let (store, discarded) = state.open_store(&topics.facts);
+    let mut process = Process::start(config, options, &topics, store, &state)?;
+    if let Some(why) = discarded {
+        tracing::warn!(why, "the local state is discarded and restored from Kafka");
+        process.metrics.state_discarded("at_open");
+    }
+    let ended = process.watch(config, options, &client, &topics.facts);
+    ended?;
+    process.end(config)?;
+    state.mark_clean().unwrap_or_else(|error| tracing::warn!(%error, "no clean mark; the next start checks more"));
+    tracing::info!("ended");
+    Ok(Outcome::Ended)
+}
+
+fn stop(fault: Fault) -> Stop {
+    Stop(fault.to_string())
+}
+
+/// Asks until the cluster answers, within a limit.
+fn look_at_topics(config: &Config, options: &ProcessOptions, client: &TopicsClient) -> Result<Topics, Stop> {
+    let deadline = Instant::now() + FIRST_CONTACT;
+    loop {
+        let looked = if options.mock { mock_topics(config) } else { real_topics(config, client) };
+        match looked {
+            Err(Fault::Retry(cause)) if Instant::now() < deadline && !options.shutdown.load(Ordering::Acquire) => {
+                tracing::warn!(cause, "waiting for Kafka");
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            other => return other.map_err(stop),
+        }
+    }
+}
+
+fn real_topics(config: &Config, client: &TopicsClient) -> Result<Topics, Fault> {
+    let cluster = client.cluster_id()?;
+    let plan = plan_topics(client, &config.kafka, config.rules.window_ms, config.partitions, -1);
+    let plan = block_on(plan)??;
+    for finding in &plan.findings {
+        match finding {
+            Finding::Warning(text) => tracing::warn!("{text}"),
+            Finding::Refused(text) => return Err(Fault::Fatal(text.clone())),
+        }
+    }
+    let ids: BTreeMap<String, String> = plan.found.iter().flatten().map(|t| (t.name.clone(), t.id.clone())).collect();
+    let id = |name: &str| ids.get(name).cloned().unwrap_or_default();
+    let partitions = plan.found.iter().flatten().map(|t| t.partitions).next().unwrap_or(0);
+    let names = &config.kafka.topics;
+    Ok(Topics {
+        identity: LogIdentity {
+            cluster: cluster.clone(),
+            cards_topic: id(&names.cards),
+            completions_topic: id(&names.completions),
+            partitions,
+        },
+        facts: StateFacts { cluster, topics: ids, partitions },
+        batch_bytes: output_limit(&plan.settings).map_or(config.kafka.batch_bytes, |limit| limit * 9 / 10),
+    })
+}
+
+fn mock_topics(config: &Config) -> Result<Topics, Fault> {
+    let cluster = "mock".to_owned();
+    let identity = LogIdentity { cluster: cluster.clone(), ..LogIdentity::default() };
+    let facts = StateFacts { cluster, ..StateFacts::default() };
+    Ok(Topics { identity, facts, batch_bytes: config.kafka.batch_bytes })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Fault> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|e| Fault::Fatal(e.to_string()))?.block_on(future))
+}
+
+/// Topics have ids: one that was deleted and made anew starts its offsets again, and must not be read on.
+fn compare_facts(state: &StateDir, now: &StateFacts, options: &ProcessOptions) -> Result<(), Stop> {
+    let Some(before) = state.facts() else { return Ok(()) };
+    let changed: Vec<&str> = now
+        .topics
+        .iter()
+        .filter(|(name, id)| before.topics.get(*name).is_some_and(|was| was != *id))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if !changed.is_empty() && !options.accept_new_topics {
+        return Err(Stop(made_anew(&changed)));
+    }
+    if changed.is_empty() && before.partitions != now.partitions && before.cluster == now.cluster {
+        return Err(Stop(recounted(before.partitions, now.partitions)));
+    }
+    Ok(())
+}
+
+fn made_anew(changed: &[&str]) -> String {
+    format!(
+        "made anew since the last run: {}. Their offsets start again, and what was in them is gone. If that is meant, start once \
+         with `run --accept-new-topics`: the local state of the former topics is then discarded",
+        changed.join(", ")
+    )
+}
+
+fn recounted(before: i32, now: i32) -> String {
+    format!(
+        "the topics had {before} partitions and now have {now}: cards would meet partitions that do not know them. Make new topics \
+         with the new count and `replay` the commands into them"
+    )
+}
+
+/// The threads of a process.
+struct Process {
+    metrics: Arc<Metrics>,
+    loops: Vec<JoinHandle<Result<(), Stop>>>,
+    failures: Receiver<Stop>,
+    stop_loops: Arc<AtomicBool>,
+    restorer: JoinHandle<()>,
+    jobs: Sender<RestoreJob>,
+    writer: Writer,
+    writer_thread: JoinHandle<()>,
+    store: Arc<dyn Store>,
+    cache: Arc<BlockCache>,
+    leases: Leases,
+    unheld_since: BTreeMap<i32, Instant>,
+}
+
+/// What every loop is made from.
+#[derive(Clone)]
+struct LoopSeed {
+    kafka: ClientSettings,
+    identity: Identity,
+    rules: Arc<Rules>,
+    jobs: Sender<RestoreJob>,
+    writer: Writer,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    watchdog: Watchdog,
+    ends: Ends,
+    stop: Arc<AtomicBool>,
+    failures: Sender<Stop>,
+    end_timeout: Duration,
+}
+
+impl Process {
+    fn start(
+        config: &Config,
+        options: &ProcessOptions,
+        topics: &Topics,
+        store: Arc<dyn Store>,
+        state: &StateDir,
+    ) -> Result<Self, Stop> {
+        let io = |e: std::io::Error| Stop(format!("a thread cannot be started: {e}"));
+        let kafka = ClientSettings { batch_bytes: config.kafka.batch_bytes.min(topics.batch_bytes), ..config.kafka.clone() };
+        let metrics = Arc::new(Metrics::new().map_err(|e| Stop(format!("metrics: {e}")))?);
+        metrics.window(config.rules.window_ms);
+        let watchdog = Watchdog::default();
+        watchdog.start(end_at_once).map_err(io)?;
+        let (writer, writer_thread) = Writer::start().map_err(io)?;
+        let (jobs, job_queue) = unbounded();
+        let rules = Arc::new(config.rules.clone());
+        let (cache, leases) = (Arc::new(BlockCache::default()), Leases::default());
+        let restorer = Self::start_restorer(
+            &kafka,
+            watchdog.clone(),
+            RestorerSeed {
+                rules: rules.clone(),
+                identity: topics.identity.clone(),
+                start_at: options.start_at,
+                leases: leases.clone(),
+                store: store.clone(),
+                cache: cache.clone(),
+                status: options.status.clone(),
+                metrics: metrics.clone(),
+                jobs: job_queue,
+            },
+        )
+        .map_err(io)?;
+        if let Some(listen) = config.listen {
+            let stats = writer.stats.clone();
+            let address = serve(listen, metrics.clone(), options.status.clone(), stats)
+                .map_err(|e| Stop(format!("http.listen = {listen}: {e}; choose another address, or \"\" for none")))?;
+            tracing::info!(%address, "HTTP listens");
+        }
+        let (failed, failures) = unbounded();
+        let seed = LoopSeed {
+            ends: Ends::start(&kafka, watchdog.slot("log-ends")).map_err(super::process::stop)?,
+            identity: Identity { group_instance_id: None, transactional_id: String::new() },
+            rules,
+            jobs: jobs.clone(),
+            writer: writer.clone(),
+            status: options.status.clone(),
+            metrics: metrics.clone(),
+            watchdog,
+            stop: Arc::default(),
+            failures: failed,
+            end_timeout: config.rules.drain_timeout - config.rules.drain_timeout / CLOSE_SHARE,
+            kafka,
+        };
+        let stop_loops = seed.stop.clone();
+        let loops = start_loops(config, &seed, state).map_err(io)?;
+        drop(seed);
+        Ok(Self {
+            metrics,
+            loops,
+            failures,
+            stop_loops,
+            restorer,
+            jobs,
+            writer,
+            writer_thread,
+            store,
+            cache,
+            leases,
+            unheld_since: BTreeMap::new(),
+        })
+    }
+
+    fn start_restorer(kafka: &ClientSettings, watchdog: Watchdog, seed: RestorerSeed) -> std::io::Result<JoinHandle<()>> {
+        let kafka = kafka.clone();
+        std::thread::Builder::new().name("restorer".into()).spawn(move || {
+            // The reader stays on the thread that made it.
+            match KafkaReader::new(&kafka, watchdog.slot("restorer")) {
+                Ok(reader) => Restorer::new(seed.parts(reader)).run(),
+                Err(fault) => end_at_once(format!("restores cannot be started: {fault}")),
+            }
+        })
+    }
+
+    /// Waits until the end is asked for, or must be; meanwhile looks at the topics and drops what has moved away.
+    fn watch(
+        &mut self,
+        config: &Config,
+        options: &ProcessOptions,
+        client: &TopicsClient,
+        facts: &StateFacts,
+    ) -> Result<(), Stop> {
+        let mut next_look = Instant::now() + WATCH_EVERY;
+        while !options.shutdown.load(Ordering::Acquire) {
+            if let Ok(stop) = self.failures.recv_timeout(TICK) {
+                return Err(stop);
+            }
+            if self.loops.iter().any(JoinHandle::is_finished) {
+                return Err(self.failures.try_recv().unwrap_or_else(|_| Stop("a loop ended by a panic; see the log".into())));
+            }
+            if Instant::now() < next_look {
+                continue;
+            }
+            next_look = Instant::now() + WATCH_EVERY;
+            self.drop_departed(config.keep_lost_for);
+            if !options.mock {
+                look_again(client, facts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the trees of partitions that have been elsewhere for long.
+    fn drop_departed(&mut self, keep: Duration) {
+        let here = self.store.partitions();
+        self.unheld_since.retain(|p, _| here.contains(p) && !self.leases.is_held(*p));
+        for partition in here.into_iter().filter(|p| !self.leases.is_held(*p)) {
+            let since = *self.unheld_since.entry(partition).or_insert_with(Instant::now);
+            if since.elapsed() < keep {
+                continue;
+            }
+            let Some(_held) = self.leases.take(partition) else { continue };
+            match Tree::new(partition, self.store.clone(), self.cache.clone()).clear() {
+                Ok(()) => tracing::info!(partition, "the local state of a partition that moved away is dropped"),
+                Err(error) => tracing::warn!(partition, %error, "the local state of a partition that moved away stays"),
+            }
+        }
+    }
+
+    /// Ends in order: loops, restores, writer, store.
+    fn end(self, config: &Config) -> Result<(), Stop> {
+        tracing::info!("ending: finishing the batches, then the checkpoints");
+        let deadline = Instant::now() + config.rules.drain_timeout;
+        self.stop_loops.store(true, Ordering::Release);
+        drop(self.jobs);
+        for handle in self.loops {
+            wait(&handle, deadline)?;
+            handle.join().map_err(|_| Stop("a loop ended by a panic; see the log".into()))??;
+        }
+        wait(&self.restorer, deadline)?;
+        drop(self.writer);
+        wait(&self.writer_thread, deadline)?;
+        self.store.flush().unwrap_or_else(|error| tracing::warn!(%error, "the local state is not whole; the next start restores"));
+        Ok(())
+    }
+}
+
+fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {
+    while !handle.is_finished() {
+        if Instant::now() > deadline {
+            return Err(Stop(
+                "the end took longer than worker.drain_timeout; everything committed is safe, the next start restores more".into(),
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Compares topic ids and partition counts with those at the start.
+fn look_again(client: &TopicsClient, facts: &StateFacts) -> Result<(), Stop> {
+    let names: Vec<&str> = facts.topics.keys().map(String::as_str).collect();
+    let found = match client.describe(&names) {
+        Ok(found) => found,
+        Err(Fault::Retry(cause)) => {
+            tracing::debug!(cause, "the topics cannot be looked at");
+            return Ok(());
+        }
+        Err(other) => return Err(stop(other)),
+    };
+    let changed: Vec<&str> = names
+        .iter()
+        .zip(&found)
+        .filter(|(name, found)| found.as_ref().is_none_or(|f| facts.topics.get(**name) != Some(&f.id)))
+        .map(|(name, _)| *name)
+        .collect();
+    if !changed.is_empty() {
+        return Err(Stop(made_anew(&changed)));
+    }
+    match found.iter().flatten().find(|f| f.partitions != facts.partitions) {
+        Some(topic) => Err(Stop(recounted(facts.partitions, topic.partitions))),
+        None => Ok(()),
+    }
+}
+
+/// Prints the line and ends: no thread that hangs may hold it up.
+fn end_at_once(line: String) {
+    tracing::error!("{line}");
+    eprintln!("card-update-worker: {line}");
+    std::process::exit(1);
+}
+
+struct RestorerSeed {
+    rules: Arc<Rules>,
+    identity: LogIdentity,
+    start_at: Option<StartAt>,
+    leases: Leases,
+    store: Arc<dyn Store>,
+    cache: Arc<BlockCache>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    jobs: Receiver<RestoreJob>,
+}
+
+impl RestorerSeed {
+    fn parts(self, reader: KafkaReader) -> RestorerParts<KafkaReader> {
+        RestorerParts {
+            reader,
+            rules: self.rules,
+            identity: self.identity,
+            start_at: self.start_at,
+            leases: self.leases,
+            store: self.store,
+            cache: self.cache,
+            status: self.status,
+            metrics: self.metrics,
+            jobs: self.jobs,
+            clock: now_ms,
+        }
+    }
+}
+
+fn start_loops(config: &Config, seed: &LoopSeed, state: &StateDir) -> std::io::Result<Vec<JoinHandle<Result<(), Stop>>>> {
+    let instance = config.instance_id.clone().unwrap_or_else(|| state.instance().to_string());
+    (0..config.threads)
+        .map(|number| {
+            let name = format!("{}-{instance}-{number}", config.kafka.group_id);
+            let group_instance_id = config.instance_id.as_ref().map(|_| name.clone());
+            let seed = LoopSeed { identity: Identity { group_instance_id, transactional_id: name }, ..seed.clone() };
+            std::thread::Builder::new().name(format!("loop-{number}")).spawn(move || run_loop(number, seed))
+        })
+        .collect()
+}
+
+fn run_loop(number: usize, seed: LoopSeed) -> Result<(), Stop> {
+    let failures = seed.failures.clone();
+    let ended = drive(number, seed);
+    if let Err(stop) = &ended {
+        // The main thread listens as long as the process lives.
+        let _ = failures.send(stop.clone());
+    }
+    ended
+}
+
+fn drive(number: usize, seed: LoopSeed) -> Result<(), Stop> {
+    let slot = seed.watchdog.slot(&format!("loop-{number}"));
+    let log = join(&seed, slot)?;
+    let parts = LoopParts {
+        log,
+        rules: seed.rules,
+        restores: seed.jobs,
+        writer: seed.writer,
+        status: seed.status,
+        metrics: seed.metrics,
+        clock: now_ms,
+    };
+    let mut the_loop = Loop::new(parts);
+    while !seed.stop.load(Ordering::Acquire) {
+        the_loop.step()?;
+    }
+    the_loop.end(seed.end_timeout)
+}
+
+/// Joins the group, trying again while the brokers are away, within a limit.
+fn join(seed: &LoopSeed, slot: crate::kafka::Slot) -> Result<GroupLog, Stop> {
+    let deadline = Instant::now() + FIRST_CONTACT;
+    loop {
+        match GroupLog::join(&seed.kafka, &seed.identity, seed.ends.clone(), slot.clone()) {
+            Err(Fault::Retry(cause)) if Instant::now() < deadline && !seed.stop.load(Ordering::Acquire) => {
+                tracing::warn!(cause, "waiting for Kafka");
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            other => return other.map_err(stop),
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! One partition's restore: stable offsets, true ends, the checkpoint, then the logs' tails, committed records only.
+//!
+//! The order is what makes it right: the committed input offsets first (they wait out a predecessor's open transaction),
+//! then the ends, so that every output of the inputs before those offsets lies before those ends.
+
+use super::Stop;
+use super::leases::Held;
+use super::partition::Cancel;
+use super::restorer::{RestoreJob, Restored, RestoredState};
+use super::rules::{OnTrimmed, Rules};
+use crate::domain::StoredAccount;
+use crate::kafka::{Changelog, Fault, Input, InputOffsets, Reader, Record};
+use crate::projection::{LogIdentity, Positions, Projection, StoreError, Tree};
+use crate::wire::{SOURCE, Source, decode_card, decode_first_completion};
+use crossbeam_channel::Sender;
+use std::time::{Duration, Instant};
+
+/// Where to go on when a partition has outputs but no committed offset (`run --start-at`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAt {
+    /// After the greatest answered offset.
+    Answered,
+    /// At the log's start.
+    Earliest,
+    /// At the log's end.
+    Latest,
+}
+
+/// A log being read.
+struct LogRead {
+    log: Changelog,
+    next: i64,
+    end: i64,
+    done: bool,
+}
+
+/// What the outputs say was answered, gathered when offsets are lost.
+struct Answered {
+    /// The names of the inputs.
+    topics: [String; 2],
+    /// The greatest source offset by input.
+    last: [Option<i64>; 2],
+    /// Committed records seen, of any output.
+    records: u64,
+}
+
+enum Mode {
+    /// Reading all outputs from their start to find what was answered.
+    Scan(Answered),
+    /// Folding the logs into the projection.
+    Fold,
+}
+
+/// A partition's restore under way.
+pub struct Follower {
+    pub(super) partition: i32,
+    pub(super) cancel: Cancel,
+    reply: Sender<Restored>,
+    /// `None` once it has been handed over.
+    pub(super) held: Option<Held>,
+    projection: Option<Projection>,
+    from_checkpoint: bool,
+    /// The greatest log ends that the checkpoint's blocks note.
+    noted: Positions,
+    committed: InputOffsets,
+    start: InputOffsets,
+    mode: Mode,
+    logs: Vec<LogRead>,
+    accounts: Vec<StoredAccount>,
+    progress: Instant,
+    began: Instant,
+}
+
+/// What a follower's steps work with.
+pub struct Surroundings<'r, R> {
+    pub reader: &'r mut R,
+    pub rules: &'r Rules,
+    pub identity: &'r LogIdentity,
+    pub start_at: Option<StartAt>,
+    pub now_ms: i64,
+}
+
+/// Why a follower ended without a result.
+pub enum Failed {
+    /// The same may succeed a moment later.
+    Retry(String),
+    /// The local state is in doubt: discard it and begin again.
+    Discard(StoreError),
+    /// The process ends.
+    Stop(Stop),
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Retry(cause) | Fault::Restore { cause, .. } => Self::Retry(cause),
+            Fault::Fenced(cause) | Fault::Fatal(cause) => Self::Stop(Stop(cause)),
+        }
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Discard(error)
+    }
+}
+
+impl Follower {
+    /// A follower that holds the tree and knows the partition's stable offsets.
+    pub fn new(job: RestoreJob, held: Held, committed: InputOffsets) -> Self {
+        Self {
+            partition: job.partition,
+            cancel: job.cancel,
+            reply: job.reply,
+            held: Some(held),
+            projection: None,
+            from_checkpoint: false,
+            noted: Positions::default(),
+            committed,
+            start: InputOffsets::default(),
+            mode: Mode::Fold,
+            logs: Vec::new(),
+            accounts: Vec::new(),
+            progress: Instant::now(),
+            began: Instant::now(),
+        }
+    }
+
+    /// The job again, to be tried anew.
+    pub fn into_job(self) -> RestoreJob {
+        RestoreJob { partition: self.partition, cancel: self.cancel, reply: self.reply }
+    }
+
+    /// Begins: where the inputs go on, or what must be found out for that; then the state.
+    pub fn begin<R: Reader>(&mut self, tree: Tree, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
+        self.open(tree, around);
+        let complete = self.committed.live.is_some() && self.committed.backfill.is_some();
+        if complete {
+            self.start = self.check_inputs(self.committed, around)?;
+            return self.begin_fold(around);
+        }
+        let logs = [Changelog::Completions, Changelog::DeadLetters, Changelog::Cards];
+        for log in logs {
+            let (start, end) = around.reader.bounds(log, self.partition)?;
+            self.read(log, start, end, around.reader)?;
+        }
+        let topics = [around.rules.commands_topic.clone(), around.rules.backfill_topic.clone()];
+        self.mode = Mode::Scan(Answered { topics, last: [None; 2], records: 0 });
+        Ok(())
+    }
+
+    fn open<R>(&mut self, tree: Tree, around: &Surroundings<'_, R>) {
+        let (identity, window_ms) = (around.identity.clone(), around.rules.window_ms);
+        match Projection::open(tree.clone(), identity.clone(), window_ms) {
+            Ok(opened) => {
+                self.from_checkpoint = opened.from_checkpoint;
+                self.noted = opened.noted_ends;
+                self.projection = Some(opened.projection);
+            }
+            Err(error) => {
+                tracing::warn!(partition = self.partition, %error, "the local state is discarded and restored from Kafka");
+                self.projection = Some(Projection::empty(tree, identity, window_ms));
+            }
+        }
+    }
+
+    /// Folding begins: each log from the checkpoint (or where it starts to matter) to its true end.
+    fn begin_fold<R: Reader>(&mut self, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
+        self.mode = Mode::Fold;
+        self.logs.clear();
+        let cards = around.reader.bounds(Changelog::Cards, self.partition)?;
+        let completions = around.reader.bounds(Changelog::Completions, self.partition)?;
+        self.doubt(cards, completions, around);
+        let Some(projection) = &self.projection else { return Ok(()) };
+        let at = projection.positions();
+        let cards_from = if self.from_checkpoint { at.cards } else { cards.0 };
+        let mut completions_from = at.completions.max(completions.0);
+        if completions_from < completions.1 {
+            let oldest_ms = around.now_ms - around.rules.window_ms;
+            let window = around.reader.offset_at(Changelog::Completions, self.partition, oldest_ms)?;
+            completions_from = completions_from.max(window.unwrap_or(completions.1));
+        }
+        self.read(Changelog::Cards, cards_from, cards.1, around.reader)?;
+        self.read(Changelog::Completions, completions_from, completions.1, around.reader)
+    }
+
+    /// A checkpoint beyond a log's end, or before the cards log's start, belongs to another log.
+    fn doubt<R>(&mut self, cards: (i64, i64), completions: (i64, i64), around: &Surroundings<'_, R>) {
+        let Some(projection) = &self.projection else { return };
+        let (at, noted) = (projection.positions(), self.noted);
+        let beyond = noted.cards.max(at.cards) > cards.1 || noted.completions.max(at.completions) > completions.1;
+        let trimmed = self.from_checkpoint && at.cards < cards.0;
+        if !beyond && !trimmed {
+            return;
+        }
+        let why = if beyond { "it is ahead of the logs" } else { "the cards log was trimmed behind it" };
+        tracing::warn!(partition = self.partition, why, "the local state is discarded and restored from Kafka");
+        let (tree, identity) = (projection.tree().clone(), around.identity.clone());
+        self.projection = Some(Projection::empty(tree, identity, around.rules.window_ms));
+        self.from_checkpoint = false;
+    }
+
+    fn read(&mut self, log: Changelog, from: i64, end: i64, reader: &mut impl Reader) -> Result<(), Failed> {
+        let done = from >= end;
+        if !done {
+            reader.start(log, self.partition, from)?;
+        }
+        self.logs.push(LogRead { log, next: from, end, done });
+        Ok(())
+    }
+
+    /// Takes a record of one of the logs.
+    pub fn record(&mut self, log: Changelog, record: &Record) -> Result<(), Failed> {
+        let next = record.offset + 1;
+        let Some(read) = self.logs.iter_mut().find(|r| r.log == log && !r.done && r.next <= record.offset) else {
+            return Ok(());
+        };
+        read.next = next;
+        read.done = next >= read.end;
+        self.progress = Instant::now();
+        match &mut self.mode {
+            Mode::Scan(answered) => answered.note(log, record),
+            Mode::Fold => self.fold(log, record, next)?,
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, log: Changelog, record: &Record, next: i64) -> Result<(), Failed> {
+        let Some(projection) = &mut self.projection else { return Ok(()) };
+        let foreign = |what: String| {
+            let (partition, offset) = (record.partition, record.offset);
+            Failed::Stop(Stop(format!(
+                "the {log:?} topic, partition {partition}, offset {offset}: {what}. Only the worker may write there; \
+                 remove the writer, then restore the topic or start with new topics"
+            )))
+        };
+        match log {
+            Changelog::Cards => {
+                let card_id = decode_card(record.key(), record.value(), &mut self.accounts);
+                let card_id = card_id.map_err(|e| foreign(e.to_string()))?;
+                projection.fold_card(&card_id, &self.accounts, next);
+            }
+            Changelog::Completions => {
+                let at_ms = record.timestamp_ms().unwrap_or(0);
+                let first = decode_first_completion(record.headers(), record.value(), at_ms);
+                projection.fold_completion(first.map_err(|e| foreign(e.to_string()))?, at_ms, next)?;
+            }
+            Changelog::DeadLetters => {}
+        }
+        Ok(())
+    }
+
+    /// Takes the end of one of the logs: done where it is not before the true end.
+    pub fn end(&mut self, log: Changelog, offset: i64) {
+        let Some(read) = self.logs.iter_mut().find(|r| r.log == log && !r.done) else { return };
+        if offset > read.next {
+            read.next = offset;
+            self.progress = Instant::now();
+        }
+        read.done = offset >= read.end;
+    }
+
+    /// Records that are left to read, roughly.
+    pub fn remaining(&self) -> u64 {
+        self.logs.iter().filter(|r| !r.done).map(|r| (r.end - r.next).max(0) as u64).sum()
+    }
+
+    /// Goes on when all logs are read: from the scan to the fold, from the fold to the end.
+    pub fn advance<R: Reader>(&mut self, around: &mut Surroundings<'_, R>) -> Result<bool, Failed> {
+        self.check_stall(around)?;
+        if self.logs.iter().any(|r| !r.done) {
+            return Ok(false);
+        }
+        self.stop_reading(around.reader);
+        match std::mem::replace(&mut self.mode, Mode::Fold) {
+            Mode::Fold => Ok(true),
+            Mode::Scan(answered) => {
+                self.start = self.lost_offsets(&answered, around)?;
+                self.begin_fold(around)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Ends the reading of all logs.
+    pub fn stop_reading(&self, reader: &mut impl Reader) {
+        self.logs.iter().for_each(|r| reader.stop(r.log, self.partition));
+    }
+
+    fn check_stall<R: Reader>(&self, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
+        let timeout = around.rules.restore_stall_timeout;
+        if self.progress.elapsed() <= timeout {
+            return Ok(());
+        }
+        let Some(read) = self.logs.iter().find(|r| !r.done) else { return Ok(()) };
+        let stable = around.reader.last_stable_offset(read.log, self.partition);
+        let (partition, log, end) = (self.partition, read.log, read.end);
+        Err(Failed::Stop(Stop(format!(
+            "the restore of partition {partition} has made no progress for {} s: the {log:?} topic can be read to offset {} \
+             (its last stable offset is {}) of {end}. A transaction may hang: find it with `kafka-transactions.sh find-hanging`",
+            timeout.as_secs(),
+            read.next,
+            stable.map_or("unknown".to_owned(), |o| o.to_string()),
+        ))))
+    }
+
+    /// The result, once [`Follower::advance`] has said that all is read.
+    pub fn finish(mut self) {
+        let (Some(mut projection), Some(held)) = (self.projection.take(), self.held.take()) else { return };
+        let position = |log| self.logs.iter().find(|r| r.log == log).map_or(0, |r| r.next.max(r.end));
+        projection.fold_ends(Positions {
+            cards: position(Changelog::Cards),
+            completions: position(Changelog::Completions),
+        });
+        let state = RestoredState {
+            round_due: !self.from_checkpoint,
+            projection,
+            held,
+            live: self.start.live.unwrap_or(0),
+            backfill: self.start.backfill.unwrap_or(0),
+            committed: self.committed,
+        };
+        let from = if self.from_checkpoint { "checkpoint" } else { "Kafka alone" };
+        tracing::info!(
+            partition = self.partition,
+            from,
+            cards = state.projection.stats().cards,
+            requests = state.projection.stats().requests,
+            seconds = self.began.elapsed().as_secs_f32(),
+            "partition restored"
+        );
+        // A loop that has ended drops the state, and with it the lease.
+        let _ = self.reply.send(Restored { partition: self.partition, cancel: self.cancel, result: Ok(state) });
+    }
+
+    /// Where the state came from; the label `result` of the metric.
+    pub const fn kind(&self) -> &'static str {
+        if self.from_checkpoint { "checkpoint" } else { "full" }
+    }
+
+    /// Tells the loop that the process must end.
+    pub fn fail(self, stop: Stop) {
+        let _ = self.reply.send(Restored { partition: self.partition, cancel: self.cancel, result: Err(stop) });
+    }
+
+    // --- inputs ---
+
+    /// Holds offsets against the inputs: below the start, records are gone; beyond the end, it is another log.
+    fn check_inputs<R: Reader>(&self, at: InputOffsets, around: &mut Surroundings<'_, R>) -> Result<InputOffsets, Failed> {
+        Ok(InputOffsets {
+            live: Some(self.check_input(Input::Live, at.live, around)?),
+            backfill: Some(self.check_input(Input::Backfill, at.backfill, around)?),
+        })
+    }
+
+    fn check_input<R: Reader>(&self, input: Input, at: Option<i64>, around: &mut Surroundings<'_, R>) -> Result<i64, Failed> {
+        let (start, end) = around.reader.input_bounds(input, self.partition)?;
+        let at = at.unwrap_or(start);
+        let (topic, partition) = (topic_of(around.rules, input), self.partition);
+        if at > end {
+            return Err(Failed::Stop(Stop(format!(
+                "{topic} partition {partition} ends at offset {end}, but offset {at} is committed: it was truncated or made anew. \
+                 Find out what happened to it; to take it as new, delete the group's offsets and use `run --start-at`"
+            ))));
+        }
+        if at >= start {
+            return Ok(at);
+        }
+        if around.rules.on_trimmed == OnTrimmed::Fail {
+            return Err(Failed::Stop(Stop(format!(
+                "{topic} partition {partition}: offsets {at} to {} were deleted before they were processed (the topic now starts at \
+                 {start}). Send those commands again, then set ingest.on_trimmed = \"skip\" for one start",
+                start - 1
+            ))));
+        }
+        tracing::error!(topic, partition, from = at, to = start - 1, "commands were deleted unprocessed; they are skipped as configured");
+        Ok(start)
+    }
+
+    /// No committed offset: the first start, or offsets that were lost, in which case only an operator can say how to go on.
+    fn lost_offsets<R: Reader>(&self, answered: &Answered, around: &mut Surroundings<'_, R>) -> Result<InputOffsets, Failed> {
+        let live = self.lost_offset(Input::Live, self.committed.live, answered, around)?;
+        let backfill = self.lost_offset(Input::Backfill, self.committed.backfill, answered, around)?;
+        self.check_inputs(InputOffsets { live: Some(live), backfill: Some(backfill) }, around)
+    }
+
+    fn lost_offset<R: Reader>(
+        &self,
+        input: Input,
+        committed: Option<i64>,
+        answered: &Answered,
+        around: &mut Surroundings<'_, R>,
+    ) -> Result<i64, Failed> {
+        if let Some(offset) = committed {
+            return Ok(offset);
+        }
+        let (start, end) = around.reader.input_bounds(input, self.partition)?;
+        let last = answered.last[input as usize];
+        // Of the live input any output is evidence of an earlier run; of the backfill input only answers to it.
+        let first_start = match input {
+            Input::Live => answered.records == 0,
+            Input::Backfill => last.is_none(),
+        };
+        if first_start {
+            return Ok(start);
+        }
+        match around.start_at {
+            Some(StartAt::Answered) => Ok(last.map_or(start, |last| (last + 1).max(start))),
+            Some(StartAt::Earliest) => Ok(start),
+            Some(StartAt::Latest) => Ok(end),
+            None => Err(Failed::Stop(Stop(self.lost_message(input, last, (start, end), around.rules)))),
+        }
+    }
+
+    fn lost_message(&self, input: Input, last: Option<i64>, (start, end): (i64, i64), rules: &Rules) -> String {
+        let (topic, partition) = (topic_of(rules, input), self.partition);
+        let last = last.map_or("no answer found".to_owned(), |o| format!("the last answered offset found is {o}"));
+        format!(
+            "{topic} partition {partition} has outputs but no committed offset: it expired or was deleted. The topic holds \
+             offsets {start} to {end}; {last}. Go on with `run --start-at answered` (or earliest, latest)"
+        )
+    }
+}
+
+fn topic_of(rules: &Rules, input: Input) -> &str {
+    match input {
+        Input::Live => &rules.commands_topic,
+        Input::Backfill => &rules.backfill_topic,
+    }
+}
+
+impl Answered {
+    fn note(&mut self, log: Changelog, record: &Record) {
+        self.records += 1;
+        let source = match log {
+            Changelog::Completions => source_of_completion(record),
+            Changelog::DeadLetters => source_of_dead_letter(record),
+            Changelog::Cards => None,
+        };
+        let Some((topic, offset)) = source.filter(|(_, partition, _)| *partition == record.partition).map(|(t, _, o)| (t, o))
+        else {
+            return;
+        };
+        for (input, name) in self.topics.iter().enumerate() {
+            if *name == topic {
+                self.last[input] = self.last[input].max(Some(offset));
+            }
+        }
+    }
+}
+
+fn source_of_completion(record: &Record) -> Option<(String, i32, i64)> {
+    let value = record.headers().find(|(name, _)| *name == SOURCE)?.1?;
+    Source::parse(value).map(|s| (s.topic.to_owned(), s.partition, s.offset))
+}
+
+/// The worker's own headers stand after the original ones, so the last of a name is meant.
+fn source_of_dead_letter(record: &Record) -> Option<(String, i32, i64)> {
+    let text = |wanted: &str| {
+        let value = record.headers().filter(|(name, _)| *name == wanted).last()?.1?;
+        std::str::from_utf8(value).ok()
+    };
+    Some((text("dlq-topic")?.to_owned(), text("dlq-partition")?.parse().ok()?, text("dlq-offset")?.parse().ok()?))
+}
+
+/// How long a job that could not begin waits before it is tried again.
+pub const RETRY_AFTER: Duration = Duration::from_millis(200);
