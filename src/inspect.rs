@@ -23,7 +23,7 @@ pub struct PartitionDump {
 
 /// Reads all partitions of a state directory.
 pub fn dump(state_dir: &Path) -> Result<Vec<PartitionDump>, String> {
-    let (_dir, store) = StateDir::open_to_read(state_dir)?;
+    let (_copy, store) = StateDir::open_to_read(state_dir)?;
     let store: Arc<dyn Store> = Arc::new(store);
     let mut dumps = Vec::new();
     for partition in store.partitions() {

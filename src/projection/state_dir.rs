@@ -183,17 +183,28 @@ impl StateDir {
     }
 
     /// Opens a copy of the store of a directory that no worker holds, to look at it; the directory stays as it is.
-    pub fn open_to_read(path: &Path) -> Result<(Self, SledStore), String> {
+    pub fn open_to_read(path: &Path) -> Result<(Copy, SledStore), String> {
         let dir = Self::lock(path).map_err(|e| e.to_string())?;
         if let Some(doubt) = dir.doubt() {
             return Err(format!("the state in {} is in doubt: {doubt}", path.display()));
         }
-        let copy = path.join(format!("looked-at-{}", std::process::id()));
-        let copied = copy_tree(&path.join(DATABASE), &copy).map_err(|e| e.to_string());
-        let store = copied.and_then(|()| open_by_deadline(&copy).map_err(|e| e.to_string()));
-        // sled keeps its files open, so they can go from the directory at once.
-        fs::remove_dir_all(&copy).map_err(|e| e.to_string())?;
-        store.map(|store| (dir, store))
+        let copy = Copy { path: path.join(format!("looked-at-{}", std::process::id())), _dir: dir };
+        copy_tree(&path.join(DATABASE), &copy.path).map_err(|e| e.to_string())?;
+        let store = open_by_deadline(&copy.path).map_err(|e| e.to_string())?;
+        Ok((copy, store))
+    }
+}
+
+/// A copy of a store, removed when dropped; the directory stays locked as long.
+pub struct Copy {
+    path: PathBuf,
+    _dir: StateDir,
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // Nothing reads it any more; what cannot be removed does no harm but take room.
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 

@@ -537,41 +537,46 @@ impl<L: Log> Loop<L> {
         }
     }
 
-    /// Begins the rounds whose positions have come. Between two transactions everything committed is applied, so the state
-    /// is at least as new as the logs were when they were asked.
-    fn begin_rounds(&mut self) {
+    /// Begins the rounds whose positions have come, and tells of which partitions. Between two transactions everything
+    /// committed is applied, so the state is at least as new as the logs were when they were asked.
+    fn begin_rounds(&mut self) -> Vec<i32> {
+        let mut begun = Vec::new();
         for (partition, ends) in self.parts.log.ends() {
             let Some(running) = self.partitions.get_mut(&partition).and_then(Partition::running_mut) else { continue };
             let asked = std::mem::replace(&mut running.ends_requested, false);
             let Some(ends) = ends.filter(|_| asked && !running.projection.in_round()) else { continue };
             running.projection.begin_round(Positions { cards: ends.cards, completions: ends.completions });
+            begun.push(partition);
         }
+        begun
     }
 
-    /// Runs rounds of partitions that are about to go, within a time limit.
+    /// Runs one more round of each partition that is about to go, within a time limit; one under way is finished first.
     fn last_rounds(&mut self, partitions: &[i32], timeout: Duration) {
         let deadline = Instant::now() + timeout;
-        for partition in partitions {
-            let Some(running) = self.partitions.get_mut(partition).and_then(Partition::running_mut) else { continue };
-            if !running.ends_requested {
-                running.ends_requested = true;
-                self.parts.log.request_ends(*partition);
+        // Whether the partition's last round has begun.
+        let mut open: BTreeMap<i32, bool> = partitions.iter().map(|p| (*p, false)).collect();
+        while Instant::now() < deadline {
+            for partition in self.begin_rounds() {
+                open.entry(partition).and_modify(|begun| *begun = true);
             }
-        }
-        let mut open: Vec<i32> = partitions.to_vec();
-        while !open.is_empty() && Instant::now() < deadline {
-            self.begin_rounds();
-            let (states, writer) = (&mut self.partitions, &self.parts.writer);
-            open.retain(|partition| {
+            let (states, writer, log) = (&mut self.partitions, &self.parts.writer, &mut self.parts.log);
+            open.retain(|partition, begun| {
                 let Some(running) = states.get_mut(partition).and_then(Partition::running_mut) else { return false };
-                let step = running.projection.checkpoint_step(writer, running.held.lease());
-                matches!(step, Step::UnderWay) || running.ends_requested
+                running.projection.checkpoint_step(writer, running.held.lease());
+                let in_round = running.projection.in_round();
+                if !*begun && !in_round && !running.ends_requested {
+                    running.ends_requested = true;
+                    log.request_ends(*partition);
+                }
+                !*begun || in_round
             });
-            std::thread::yield_now();
+            if open.is_empty() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
         }
-        if !open.is_empty() {
-            tracing::warn!(partitions = ?open, "the last checkpoint was not complete in time; the next start restores more");
-        }
+        tracing::warn!(partitions = ?open.keys(), "the last checkpoint was not complete in time; the next start restores more");
     }
 
     // --- what goes wrong ---
