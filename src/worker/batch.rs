@@ -26,8 +26,8 @@ pub struct PartitionChanges {
 pub struct StagedBatch {
     pub(super) changes: Vec<PartitionChanges>,
     pub(super) tally: Tally,
-    /// How many of the batch's records are in it; the rest waits for the next one.
-    pub(super) records: usize,
+    /// Which of the waiting records are in it; the others wait for the next one.
+    pub(super) taken: Vec<bool>,
 }
 
 impl StagedBatch {
@@ -35,9 +35,9 @@ impl StagedBatch {
     pub fn offsets(&self) -> Vec<(i32, InputOffsets)> {
         self.changes.iter().map(|c| (c.partition, c.next)).collect()
     }
-    /// How many records it covers.
-    pub const fn records(&self) -> usize {
-        self.records
+    /// Whether the waiting record at `index` is in it.
+    pub fn takes(&self, index: usize) -> bool {
+        self.taken.get(index).is_some_and(|t| *t)
     }
     /// Commits a partition's offsets too, though no record of the batch moved them.
     pub(super) fn commit_offsets(&mut self, partition: i32, next: InputOffsets) {
@@ -67,9 +67,9 @@ impl CommittedBatch {
     pub const fn tally(&self) -> &Tally {
         &self.staged.tally
     }
-    /// How many records it covers.
-    pub const fn records(&self) -> usize {
-        self.staged.records
+    /// Whether the waiting record at `index` was in it.
+    pub fn took(&self, index: usize) -> bool {
+        self.staged.takes(index)
     }
     /// The offsets that it committed.
     pub fn offsets(&self) -> Vec<(i32, InputOffsets)> {

@@ -31,6 +31,8 @@ const REVOKE_ROUNDS: Duration = Duration::from_secs(2);
 const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
 /// A failed round is tried again after this.
 const ROUND_RETRY_MS: i64 = 10_000;
+/// How many batches the waiting room holds.
+const ROOM_BATCHES: usize = 4;
 /// Most backfilled commands of a batch: live commands that arrive meanwhile wait no longer than these take.
 const BACKFILL_PER_BATCH: usize = 1000;
 
@@ -66,7 +68,9 @@ pub struct Loop<L: Log> {
     parts: LoopParts<L>,
     stager: Stager,
     partitions: BTreeMap<i32, Partition>,
+    /// The waiting room: what was read and is not committed yet, in order.
     batch: Vec<(Input, Record)>,
+    batch_bytes: usize,
     refused: HashMap<Place, Omit>,
     restored: (Sender<Restored>, Receiver<Restored>),
     failing_since: Option<Instant>,
@@ -83,6 +87,7 @@ impl<L: Log> Loop<L> {
             parts,
             partitions: BTreeMap::new(),
             batch: Vec::new(),
+            batch_bytes: 0,
             refused: HashMap::new(),
             restored: unbounded(),
             failing_since: None,
@@ -110,7 +115,7 @@ impl<L: Log> Loop<L> {
 
     /// Ends in order: checkpoints within `timeout`, then gives all partitions up. What is not committed is read again.
     pub fn end(mut self, timeout: Duration) -> Result<(), Stop> {
-        self.batch.clear();
+        self.retain_waiting(|_, _| false);
         let all: Vec<i32> = self.partitions.keys().copied().collect();
         all.iter().for_each(|p| self.parts.status.update(*p, |s| s.state = PartitionState::Draining));
         self.last_rounds(&all, timeout);
@@ -162,7 +167,7 @@ impl<L: Log> Loop<L> {
 
     /// Drops partitions with all that is staged or waiting of them, and tells the group.
     fn give_up(&mut self, partitions: &[i32]) -> Result<(), Stop> {
-        self.batch.retain(|(_, record)| !partitions.contains(&record.partition));
+        self.retain_waiting(|_, record| !partitions.contains(&record.partition));
         for partition in partitions {
             if let Some(Partition::Restoring(cancel)) = self.partitions.remove(partition) {
                 cancel.cancel();
@@ -202,7 +207,10 @@ impl<L: Log> Loop<L> {
         Ok(())
     }
 
-    /// Fills the batch until it is full or nothing is waiting; live commands first.
+    /// Fills the waiting room until it holds more than a batch or nothing is waiting; live commands first.
+    ///
+    /// Records come in runs of one partition. The room is larger than a batch, so that a batch can take of many partitions
+    /// without any one's output growing beyond its bound.
     fn poll(&mut self) -> Result<(), Stop> {
         if self.partitions.values().filter_map(Partition::running).any(|r| r.projection.must_wait_for_disk()) {
             std::thread::sleep(BUSY_WAIT);
@@ -211,13 +219,11 @@ impl<L: Log> Loop<L> {
         let rules = self.parts.rules.clone();
         let started = Instant::now();
         let mut wait = if self.batch.is_empty() { self.idle_wait() } else { Duration::ZERO };
-        while self.batch.len() < rules.batch_max_records {
+        let room = ROOM_BATCHES * rules.batch_max_records;
+        while self.batch.len() < room && self.batch_bytes < ROOM_BATCHES * rules.batch_max_bytes {
             let before = self.batch.len();
-            self.fetch(Input::Live, rules.batch_max_records - before, wait)?;
-            if self.batch.len() == before || self.batch_bytes() >= rules.batch_max_bytes {
-                break;
-            }
-            if started.elapsed() >= rules.batch_max_delay {
+            self.fetch(Input::Live, room - before, wait)?;
+            if self.batch.len() == before || started.elapsed() >= rules.batch_max_delay {
                 break;
             }
             wait = Duration::ZERO;
@@ -257,12 +263,21 @@ impl<L: Log> Loop<L> {
     fn fetch(&mut self, input: Input, most: usize, wait: Duration) -> Result<(), Stop> {
         let mut records = Vec::new();
         let fetched = self.parts.log.fetch(input, most, wait, &mut records);
+        self.batch_bytes += records.iter().map(Record::size).sum::<usize>();
         self.batch.extend(records.into_iter().map(|record| (input, record)));
         fetched.or_else(|fault| self.bear(fault))
     }
 
-    fn batch_bytes(&self) -> usize {
-        self.batch.iter().map(|(_, record)| record.size()).sum()
+    /// Keeps the waiting records that `keep` says, by index and record.
+    fn retain_waiting(&mut self, mut keep: impl FnMut(usize, &Record) -> bool) {
+        let (mut index, mut bytes) = (0, self.batch_bytes);
+        self.batch.retain(|(_, record)| {
+            let kept = keep(index, record);
+            index += 1;
+            bytes -= if kept { 0 } else { record.size() };
+            kept
+        });
+        self.batch_bytes = bytes;
     }
 
     fn idle_wait(&self) -> Duration {
@@ -288,8 +303,7 @@ impl<L: Log> Loop<L> {
         let partitions = &self.partitions;
         let projection_of = |p: i32| partitions.get(&p).and_then(Partition::running).map(|r| &r.projection);
         let now_ms = (self.parts.clock)();
-        let batch = &self.batch[..self.cut()];
-        let staged = self.stager.stage(batch, projection_of, &self.refused, now_ms);
+        let staged = self.stager.stage(&self.batch, projection_of, &self.refused, now_ms);
         drop(timer);
         match staged {
             Ok(mut staged) => {
@@ -303,16 +317,6 @@ impl<L: Log> Loop<L> {
                 Ok(None)
             }
         }
-    }
-
-    /// How many of the batch's records fit `batch.max_bytes`; at least one.
-    fn cut(&self) -> usize {
-        let mut bytes = 0;
-        let fits = self.batch.iter().take_while(|(_, record)| {
-            bytes += record.size();
-            bytes <= self.parts.rules.batch_max_bytes
-        });
-        fits.count().max(1).min(self.batch.len())
     }
 
     /// Adds the offsets that must be committed though no record moved them.
@@ -330,7 +334,7 @@ impl<L: Log> Loop<L> {
     fn commit(&mut self, staged: StagedBatch) -> Result<Option<CommittedBatch>, Stop> {
         let offsets = staged.offsets();
         if offsets.is_empty() {
-            self.batch.drain(..staged.records());
+            self.retain_waiting(|index, _| !staged.takes(index));
             return Ok(None);
         }
         let timer = self.parts.metrics.step_timer("commit");
@@ -492,9 +496,9 @@ impl<L: Log> Loop<L> {
             }
         }
         drop(timer);
-        let latencies = self.batch[..committed.records()].iter();
-        self.parts.metrics.committed(committed.tally(), latencies, now_ms);
-        self.batch.drain(..committed.records());
+        let took = self.batch.iter().enumerate().filter(|(index, _)| committed.took(*index)).map(|(_, record)| record);
+        self.parts.metrics.committed(committed.tally(), took, now_ms);
+        self.retain_waiting(|index, _| !committed.took(index));
         self.refused.clear();
         for (partition, next) in nexts {
             self.parts.status.update(partition, |s| {
@@ -583,7 +587,7 @@ impl<L: Log> Loop<L> {
 
     /// Gives partitions' state up and restores it from Kafka.
     fn restart(&mut self, partitions: &[i32], discard: bool) -> Result<(), Stop> {
-        self.batch.retain(|(_, record)| !partitions.contains(&record.partition));
+        self.retain_waiting(|_, record| !partitions.contains(&record.partition));
         for partition in partitions {
             let Some(Partition::Running(running)) = self.partitions.remove(partition) else { continue };
             if discard {

@@ -55,6 +55,24 @@ pub struct Stager {
     tally: Tally,
 }
 
+/// Which of the waiting records a batch takes.
+struct Taken {
+    marks: Vec<bool>,
+    count: usize,
+    bytes: usize,
+}
+
+impl Taken {
+    fn new(records: usize) -> Self {
+        Self { marks: vec![false; records], count: 0, bytes: 0 }
+    }
+    fn mark(&mut self, index: usize, bytes: usize) {
+        self.marks[index] = true;
+        self.count += 1;
+        self.bytes += bytes;
+    }
+}
+
 /// Where a command stands and when it is decided.
 #[derive(Clone, Copy)]
 struct At {
@@ -83,8 +101,8 @@ impl Stager {
         &self.outbox
     }
 
-    /// Stages as many of the records as fit one transaction; `refused` are those that must be answered without what the
-    /// broker would not take. `now_ms` is read once a batch.
+    /// Stages as many of the records as fit one transaction: a partition whose output is full waits with all that follows
+    /// of it. `refused` are those that must be answered without what the broker would not take. `now_ms` is read once a batch.
     pub fn stage<'p>(
         &mut self,
         records: &[(Input, Record)],
@@ -95,16 +113,19 @@ impl Stager {
         self.outbox.clear();
         self.partitions.clear();
         self.tally = Tally::default();
-        let mut staged = 0;
+        let mut taken = Taken::new(records.len());
         for (index, (input, record)) in records.iter().enumerate() {
+            if taken.count >= self.rules.batch_max_records || taken.bytes >= self.rules.batch_max_bytes {
+                break;
+            }
             // A record of a partition that is not this loop's is never decided (INV-6).
             let Some(projection) = projection_of(record.partition) else {
-                staged += 1;
+                taken.mark(index, 0);
                 continue;
             };
             let stage = self.partition(record.partition, projection, now_ms);
             if stage.output_bytes > MAX_PARTITION_OUTPUT_BYTES {
-                break;
+                continue;
             }
             let now = Dt { at_ms: stage.now_ms, offset: self.rules.utc_offset };
             let at = At { index, input: *input, now };
@@ -112,9 +133,9 @@ impl Stager {
             let omit = refused.get(&(*input, record.partition, record.offset)).copied();
             self.record(record, projection, omit, at).map_err(|e| (record.partition, e))?;
             self.advance(record, *input, before);
-            staged += 1;
+            taken.mark(index, record.size());
         }
-        Ok(self.finish(staged))
+        Ok(self.finish(taken.marks))
     }
 
     fn partition(&mut self, partition: i32, projection: &Projection, now_ms: i64) -> &mut PartitionStage {
@@ -254,7 +275,7 @@ impl Stager {
     }
 
     /// Adds the card records and hands the changes over.
-    fn finish(&mut self, records: usize) -> StagedBatch {
+    fn finish(&mut self, taken: Vec<bool>) -> StagedBatch {
         let mut changes = Vec::with_capacity(self.partitions.len());
         for (partition, mut stage) in self.partitions.drain() {
             for card in stage.cards {
@@ -266,7 +287,7 @@ impl Stager {
             }
             changes.push(stage.changes);
         }
-        StagedBatch { changes, tally: std::mem::take(&mut self.tally), records }
+        StagedBatch { changes, tally: std::mem::take(&mut self.tally), taken }
     }
 }
 
