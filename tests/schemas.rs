@@ -9,13 +9,7 @@ use std::path::{Path, PathBuf};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-const SCHEMAS: [&str; 5] = [
-    "card-record",
-    "command",
-    "completion",
-    "completion-headers",
-    "dead-letter-headers",
-];
+const SCHEMAS: [&str; 5] = ["card-record", "command", "completion", "completion-headers", "dead-letter-headers"];
 
 /// The closed set of error codes of completions.
 const ERROR_CODES: [&str; 13] = [
@@ -35,22 +29,15 @@ const ERROR_CODES: [&str; 13] = [
 ];
 
 /// The closed set of reasons of dead letters.
-const DEAD_LETTER_REASONS: [&str; 5] = [
-    "empty_value",
-    "payload_too_large",
-    "malformed_json",
-    "not_an_object",
-    "invalid_request_id",
-];
+const DEAD_LETTER_REASONS: [&str; 5] =
+    ["empty_value", "payload_too_large", "malformed_json", "not_an_object", "invalid_request_id"];
 
 // Schemas
 
 #[test]
 fn every_schema_file_is_known_to_these_tests() {
-    let files: BTreeSet<String> = file_names(&schemas_dir())
-        .into_iter()
-        .filter(|name| name.ends_with(".json"))
-        .collect();
+    let files: BTreeSet<String> =
+        file_names(&schemas_dir()).into_iter().filter(|name| name.ends_with(".json")).collect();
     let known: BTreeSet<String> = SCHEMAS.iter().map(|name| schema_file(name)).collect();
     assert_eq!(files, known);
 }
@@ -59,10 +46,7 @@ fn every_schema_file_is_known_to_these_tests() {
 fn every_schema_is_valid_2020_12_and_named_after_its_file() {
     for name in SCHEMAS {
         let schema = schema(name);
-        assert_eq!(
-            schema["$schema"], "https://json-schema.org/draft/2020-12/schema",
-            "{name}"
-        );
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{name}");
         assert_eq!(schema["$id"], schema_file(name), "{name}");
         if let Err(error) = jsonschema::draft202012::meta::validate(&schema) {
             panic!("{name}: {error} at {}", error.instance_path());
@@ -97,11 +81,7 @@ fn unknown_fields_are_refused_everywhere_but_among_the_original_headers_of_a_dea
     for name in SCHEMAS {
         for (pointer, object) in declared_objects(&schema(name), "") {
             let strict = object["additionalProperties"] == json!(false);
-            assert_eq!(
-                strict,
-                name != "dead-letter-headers",
-                "{name}{pointer}: additionalProperties"
-            );
+            assert_eq!(strict, name != "dead-letter-headers", "{name}{pointer}: additionalProperties");
         }
     }
 }
@@ -111,10 +91,7 @@ fn unknown_fields_are_refused_everywhere_but_among_the_original_headers_of_a_dea
 #[test]
 fn the_error_codes_are_exactly_the_closed_set() {
     let schema = schema("completion");
-    assert_eq!(
-        enumerated(&schema, "/$defs/error/properties/code/enum"),
-        ERROR_CODES
-    );
+    assert_eq!(enumerated(&schema, "/$defs/error/properties/code/enum"), ERROR_CODES);
     // A rule that names a code outside the set would never apply.
     for code in enumerated(&schema, "/allOf/2/if/properties/error/properties/code/enum") {
         assert!(ERROR_CODES.contains(&code.as_str()), "{code}");
@@ -123,13 +100,7 @@ fn the_error_codes_are_exactly_the_closed_set() {
 
 #[test]
 fn the_dead_letter_reasons_are_exactly_the_closed_set() {
-    assert_eq!(
-        enumerated(
-            &schema("dead-letter-headers"),
-            "/properties/dlq-reason/enum"
-        ),
-        DEAD_LETTER_REASONS
-    );
+    assert_eq!(enumerated(&schema("dead-letter-headers"), "/properties/dlq-reason/enum"), DEAD_LETTER_REASONS);
 }
 
 #[test]
@@ -160,11 +131,7 @@ fn every_example_belongs_to_a_schema_and_says_whether_it_is_valid() {
         let examples = file_names(&examples_dir(name));
         let count = |prefix: &str| examples.iter().filter(|n| n.starts_with(prefix)).count();
         assert!(count("valid-") > 0 && count("invalid-") > 0, "{name}");
-        assert_eq!(
-            count("valid-") + count("invalid-"),
-            examples.len(),
-            "{name}: {examples:?}"
-        );
+        assert_eq!(count("valid-") + count("invalid-"), examples.len(), "{name}: {examples:?}");
     }
 }
 
@@ -239,13 +206,7 @@ fn dt_is_in_whole_seconds_with_a_numeric_offset_that_rfc_3339_allows() {
         "2025-13-01T05:01:01+05:00",
         "2025-01-01T05:01:01+05:00\n",
     ];
-    assert_field(
-        "completion",
-        "valid-ok",
-        "/dt",
-        &accepted,
-        &refused.map(String::from),
-    );
+    assert_field("completion", "valid-ok", "/dt", &accepted, &refused.map(String::from));
 }
 
 #[test]
@@ -286,15 +247,8 @@ fn a_uuid_of_any_version_and_variant_is_accepted_in_the_hyphenated_form_only() {
 
 #[test]
 fn the_path_of_an_error_is_a_pointer_that_cannot_carry_a_value() {
-    let accepted = [
-        "",
-        "/request_id",
-        "/card_id",
-        "/accounts",
-        "/accounts/0",
-        "/accounts/99/type",
-        "/accounts/0/currency",
-    ];
+    let accepted =
+        ["", "/request_id", "/card_id", "/accounts", "/accounts/0", "/accounts/99/type", "/accounts/0/currency"];
     let refused = [
         "/",
         "accounts",
@@ -305,13 +259,7 @@ fn the_path_of_an_error_is_a_pointer_that_cannot_carry_a_value() {
         "/accounts/0/ES7921000813610123456789",
     ]
     .map(String::from);
-    assert_field(
-        "completion",
-        "valid-error",
-        "/error/path",
-        &accepted,
-        &refused,
-    );
+    assert_field("completion", "valid-error", "/error/path", &accepted, &refused);
 }
 
 #[test]
@@ -327,10 +275,8 @@ fn what_the_status_says_the_rest_of_a_completion_says_too() {
                 if has_error {
                     value["error"] = error.clone();
                 }
-                let expected = matches!(
-                    (status, request_status, has_error),
-                    ("ok", "success", false) | ("error", "error", true)
-                );
+                let expected =
+                    matches!((status, request_status, has_error), ("ok", "success", false) | ("error", "error", true));
                 assert_eq!(validator.is_valid(&value), expected, "{value}");
             }
         }
@@ -344,10 +290,7 @@ fn asyncapi_describes_the_five_topics() {
     let document = asyncapi();
     assert_eq!(document["asyncapi"], "3.0.0");
     let channels = document["channels"].as_object().unwrap();
-    let topics: BTreeSet<&str> = channels
-        .values()
-        .map(|c| c["address"].as_str().unwrap())
-        .collect();
+    let topics: BTreeSet<&str> = channels.values().map(|c| c["address"].as_str().unwrap()).collect();
     assert_eq!(
         topics,
         BTreeSet::from([
@@ -362,11 +305,7 @@ fn asyncapi_describes_the_five_topics() {
         let binding = &channel["bindings"]["kafka"];
         assert_eq!(binding["topic"], channel["address"], "{name}");
         let policy = if name == "cards" { "compact" } else { "delete" };
-        assert_eq!(
-            binding["topicConfiguration"]["cleanup.policy"],
-            json!([policy]),
-            "{name}"
-        );
+        assert_eq!(binding["topicConfiguration"]["cleanup.policy"], json!([policy]), "{name}");
     }
 }
 
@@ -374,10 +313,7 @@ fn asyncapi_describes_the_five_topics() {
 fn asyncapi_uses_every_schema() {
     let used: BTreeSet<String> = references(&asyncapi())
         .iter()
-        .filter_map(|r| {
-            r.split_once('#')
-                .map_or(Some(r.as_str()), |(file, _)| Some(file))
-        })
+        .filter_map(|r| r.split_once('#').map_or(Some(r.as_str()), |(file, _)| Some(file)))
         .filter(|file| !file.is_empty())
         .map(|file| file.trim_start_matches("./").to_string())
         .collect();
@@ -408,10 +344,7 @@ fn every_operation_of_asyncapi_uses_messages_of_its_own_channel() {
             assert!(!messages.is_empty(), "{name}");
             for message in messages {
                 let message = message["$ref"].as_str().unwrap();
-                assert!(
-                    message.starts_with(&format!("{channel}/messages/")),
-                    "{name}: {message}"
-                );
+                assert!(message.starts_with(&format!("{channel}/messages/")), "{name}: {message}");
             }
         }
     }
@@ -480,10 +413,7 @@ fn asyncapi() -> Value {
 // Asserting
 
 fn errors(validator: &Validator, value: &Value) -> Vec<String> {
-    validator
-        .iter_errors(value)
-        .map(|error| format!("{error} at '{}'", error.instance_path()))
-        .collect()
+    validator.iter_errors(value).map(|error| format!("{error} at '{}'", error.instance_path())).collect()
 }
 
 fn assert_valid(validator: &Validator, value: &Value, what: &str) {
@@ -507,10 +437,7 @@ fn assert_field(name: &str, file: &str, pointer: &str, accepted: &[&str], refuse
 
 fn enumerated(schema: &Value, pointer: &str) -> Vec<String> {
     let values = schema.pointer(pointer).and_then(Value::as_array).unwrap();
-    values
-        .iter()
-        .map(|value| value.as_str().unwrap().to_string())
-        .collect()
+    values.iter().map(|value| value.as_str().unwrap().to_string()).collect()
 }
 
 /// Follows a `$ref` of `file`, whose content is `document`.
@@ -524,11 +451,7 @@ fn assert_resolves(file: &Path, document: &Value, reference: &str) {
         other = read_json(&file.with_file_name(target.trim_start_matches("./")));
         &other
     };
-    assert!(
-        root.pointer(pointer).is_some(),
-        "{}: {reference} leads nowhere",
-        file.display()
-    );
+    assert!(root.pointer(pointer).is_some(), "{}: {reference} leads nowhere", file.display());
 }
 
 // Walking
@@ -554,18 +477,12 @@ fn objects(value: &Value, pointer: &str) -> Vec<(String, Value)> {
 }
 
 fn references(value: &Value) -> Vec<String> {
-    objects(value, "")
-        .iter()
-        .filter_map(|(_, object)| object["$ref"].as_str().map(String::from))
-        .collect()
+    objects(value, "").iter().filter_map(|(_, object)| object["$ref"].as_str().map(String::from)).collect()
 }
 
 /// The schemas that declare an object's fields, those of conditions left out.
 fn declared_objects(schema: &Value, pointer: &str) -> Vec<(String, Value)> {
-    objects(schema, pointer)
-        .into_iter()
-        .filter(|(_, object)| object["type"] == "object")
-        .collect()
+    objects(schema, pointer).into_iter().filter(|(_, object)| object["type"] == "object").collect()
 }
 
 fn declared_fields(schema: &Value, pointer: &str) -> Vec<(String, Value)> {
@@ -579,7 +496,5 @@ fn declared_fields(schema: &Value, pointer: &str) -> Vec<(String, Value)> {
 }
 
 fn is_described(schema: &Value) -> bool {
-    schema["description"]
-        .as_str()
-        .is_some_and(|text| text.len() > 10)
+    schema["description"].as_str().is_some_and(|text| text.len() > 10)
 }

@@ -62,7 +62,9 @@ fn demo(args: &DemoArgs, state: &std::path::Path) -> Result<Exit, Failure> {
     let mut config = source.load()?.config;
     let mock = MockKafka::start(&config.kafka.topics, PARTITIONS)?;
     config.kafka.bootstrap_servers = mock.bootstrap_servers();
-    println!("An in-process Kafka (no isolation, no fencing: nothing about exactly-once is proven here) and one worker.\n");
+    println!(
+        "An in-process Kafka (no isolation, no fencing: nothing about exactly-once is proven here) and one worker.\n"
+    );
 
     let shutdown = Arc::new(AtomicBool::new(false));
     listen_for_signals(shutdown.clone())?;
@@ -177,8 +179,14 @@ fn shown_commands() -> Vec<Shown> {
         shown("the same again", example),
         shown("its request_id for another account", command(EXAMPLE, EXAMPLE, IBANS[1], "USD")),
         shown("a second account, in EUR", command(other, EXAMPLE, IBANS[1], "EUR")),
-        shown("an IBAN with a wrong check digit", command("019ab688-bef2-72c4-6a29-000000000003", EXAMPLE, "ES7921000813610123456780", "USD")),
-        shown("a currency that was withdrawn", command("019ab688-bef2-72c4-6a29-000000000004", EXAMPLE, IBANS[0], "HRK")),
+        shown(
+            "an IBAN with a wrong check digit",
+            command("019ab688-bef2-72c4-6a29-000000000003", EXAMPLE, "ES7921000813610123456780", "USD"),
+        ),
+        shown(
+            "a currency that was withdrawn",
+            command("019ab688-bef2-72c4-6a29-000000000004", EXAMPLE, IBANS[0], "HRK"),
+        ),
         shown("no JSON at all", "hello".to_owned()),
     ]
 }

@@ -87,7 +87,9 @@ fn send_lines(args: &SendArgs, upstream: &Upstream, sent: &mut Sent) -> Result<(
     let path = args.file.clone().unwrap_or_else(|| PathBuf::from("-"));
     let input: Box<dyn Read> = match path.to_str() {
         Some("-") => Box::new(std::io::stdin()),
-        _ => Box::new(std::fs::File::open(&path).map_err(|e| Failure::usage(format!("--file {}: {e}", path.display())))?),
+        _ => {
+            Box::new(std::fs::File::open(&path).map_err(|e| Failure::usage(format!("--file {}: {e}", path.display())))?)
+        }
     };
     let mut input = BufReader::new(input);
     let mut line = Vec::new();
@@ -133,7 +135,9 @@ fn wait(mut reader: CompletionReader, mut sent: Sent, config: &Config) -> Result
         let mut written = Ok(());
         reader.read(Duration::from_millis(200), |received| {
             let value = received.record.value().unwrap_or_default();
-            let id = serde_json::from_slice::<Value>(value).ok().and_then(|v| Some(v.get("request_id")?.as_str()?.to_owned()));
+            let id = serde_json::from_slice::<Value>(value)
+                .ok()
+                .and_then(|v| Some(v.get("request_id")?.as_str()?.to_owned()));
             if id.is_some_and(|id| sent.awaited.remove(&id)) {
                 deadline = Instant::now() + PATIENCE;
                 written = out.write_all(value).and_then(|()| out.write_all(b"\n"));

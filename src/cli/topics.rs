@@ -104,8 +104,13 @@ fn show(plan: &TopicPlan, output: Output) {
         Finding::Warning(text) => ("warning", text.clone()),
     };
     if output == Output::Json {
-        let missing: Vec<_> = plan.missing.iter().map(|t| json!({ "name": t.name, "partitions": t.partitions, "settings": t.settings })).collect();
-        let findings: Vec<_> = plan.findings.iter().map(text).map(|(kind, text)| json!({ "kind": kind, "text": text })).collect();
+        let missing: Vec<_> = plan
+            .missing
+            .iter()
+            .map(|t| json!({ "name": t.name, "partitions": t.partitions, "settings": t.settings }))
+            .collect();
+        let findings: Vec<_> =
+            plan.findings.iter().map(text).map(|(kind, text)| json!({ "kind": kind, "text": text })).collect();
         println!("{:#}", json!({ "missing": missing, "findings": findings }));
         return;
     }
@@ -126,10 +131,13 @@ fn print(asked: &Asked, format: Format) -> Result<Exit, Failure> {
     let partitions = asked.partitions.or(config.partitions);
     let topics = wanted_topics(&config.kafka.topics, config.rules.window_ms, partitions, asked.replication_factor);
     for topic in &topics {
-        print!("{}", match format {
-            Format::Strimzi => strimzi(topic),
-            Format::Cli => cli(topic, &config.kafka.bootstrap_servers),
-        });
+        print!(
+            "{}",
+            match format {
+                Format::Strimzi => strimzi(topic),
+                Format::Cli => cli(topic, &config.kafka.bootstrap_servers),
+            }
+        );
     }
     Ok(Exit::Done)
 }
@@ -146,7 +154,8 @@ fn strimzi(topic: &NewTopicSpec) -> String {
 }
 
 fn cli(topic: &NewTopicSpec, bootstrap: &str) -> String {
-    let replicas = if topic.replication > 0 { format!(" --replication-factor {}", topic.replication) } else { String::new() };
+    let replicas =
+        if topic.replication > 0 { format!(" --replication-factor {}", topic.replication) } else { String::new() };
     let config: String = topic.settings.iter().map(|(k, v)| format!(" --config {k}={v}")).collect();
     format!(
         "kafka-topics.sh --bootstrap-server {bootstrap} --create --topic {} --partitions {}{replicas}{config}\n",

@@ -147,7 +147,9 @@ fn flat(table: Table) -> BTreeMap<String, Toml> {
     let mut out = BTreeMap::new();
     for (name, value) in table {
         match value {
-            Toml::Table(inner) => out.extend(flat(inner).into_iter().map(|(key, value)| (format!("{name}.{key}"), value))),
+            Toml::Table(inner) => {
+                out.extend(flat(inner).into_iter().map(|(key, value)| (format!("{name}.{key}"), value)))
+            }
             value => drop(out.insert(name, value)),
         }
     }

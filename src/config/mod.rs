@@ -68,7 +68,8 @@ impl Config {
         Ok(Self {
             kafka,
             rules,
-            partitions: Some(in_range("topics.partitions", raw.topics.partitions, 0, 100_000)? as i32).filter(|p| *p > 0),
+            partitions: Some(in_range("topics.partitions", raw.topics.partitions, 0, 100_000)? as i32)
+                .filter(|p| *p > 0),
             instance_id: instance_id(&raw.worker.instance_id)?,
             threads,
             state_dir: PathBuf::from(&raw.worker.state_dir),
@@ -81,7 +82,10 @@ impl Config {
                 &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)],
             )?,
             log_level: raw.log.level.parse().map_err(|_| {
-                ConfigError(format!("log.level: {:?} is no level; use error, warn, info, debug or trace", raw.log.level))
+                ConfigError(format!(
+                    "log.level: {:?} is no level; use error, warn, info, debug or trace",
+                    raw.log.level
+                ))
             })?,
         })
     }
@@ -113,9 +117,14 @@ fn rules(raw: &Raw) -> Result<Rules, ConfigError> {
         batch_max_bytes: size("batch.max_bytes", &raw.batch.max_bytes, 1024, 256 << 20)?,
         batch_max_delay: values::duration("batch.max_delay", &raw.batch.max_delay)?.min(Duration::from_secs(5)),
         checkpoint_interval: positive("checkpoint.interval", &raw.checkpoint.interval)?,
-        checkpoint_max_tail: in_range("checkpoint.max_tail_records", raw.checkpoint.max_tail_records, 1, i64::MAX)? as u64,
+        checkpoint_max_tail: in_range("checkpoint.max_tail_records", raw.checkpoint.max_tail_records, 1, i64::MAX)?
+            as u64,
         drain_timeout: positive("worker.drain_timeout", &raw.worker.drain_timeout)?,
-        on_trimmed: choice("ingest.on_trimmed", &raw.ingest.on_trimmed, &[("fail", OnTrimmed::Fail), ("skip", OnTrimmed::Skip)])?,
+        on_trimmed: choice(
+            "ingest.on_trimmed",
+            &raw.ingest.on_trimmed,
+            &[("fail", OnTrimmed::Fail), ("skip", OnTrimmed::Skip)],
+        )?,
         restore_stall_timeout: positive("restore.stall_timeout", &raw.restore.stall_timeout)?,
         commands_topic: raw.topics.commands.clone(),
         backfill_topic: raw.topics.backfill.clone(),
@@ -124,11 +133,16 @@ fn rules(raw: &Raw) -> Result<Rules, ConfigError> {
 
 fn decode_rules(raw: &Raw) -> Result<DecodeRules, ConfigError> {
     let types = raw.ingest.account_types.iter().map(|name| {
-        AccountType::new(name.as_bytes())
-            .ok_or_else(|| ConfigError(format!("ingest.account_types: {name:?} must be 1 to 31 printable ASCII characters")))
+        AccountType::new(name.as_bytes()).ok_or_else(|| {
+            ConfigError(format!("ingest.account_types: {name:?} must be 1 to 31 printable ASCII characters"))
+        })
     });
     Ok(DecodeRules {
-        key_policy: choice("ingest.key_policy", &raw.ingest.key_policy, &[("strict", KeyPolicy::Strict), ("trust", KeyPolicy::Trust)])?,
+        key_policy: choice(
+            "ingest.key_policy",
+            &raw.ingest.key_policy,
+            &[("strict", KeyPolicy::Strict), ("trust", KeyPolicy::Trust)],
+        )?,
         account_types: types.collect::<Result<_, _>>()?,
         unknown_fields: choice(
             "ingest.unknown_fields",
@@ -156,7 +170,9 @@ fn kafka(raw: &Raw) -> Result<ClientSettings, ConfigError> {
         !name.is_empty() && name.len() <= 249 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
     if names.len() != topics.all().len() || !names.iter().all(legal) {
-        return Err(ConfigError("topics: give the five topics five different names of letters, digits, '.', '_' and '-'".into()));
+        return Err(ConfigError(
+            "topics: give the five topics five different names of letters, digits, '.', '_' and '-'".into(),
+        ));
     }
     if raw.kafka.group_id.is_empty() || raw.kafka.bootstrap_servers.is_empty() {
         return Err(ConfigError("kafka.bootstrap_servers and kafka.group_id must not be empty".into()));
@@ -190,7 +206,9 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
         return Ok(None);
     }
     let parsed = text.parse();
-    parsed.map(Some).map_err(|_| ConfigError(format!("http.listen: {text:?} is no address; write it as 127.0.0.1:9464")))
+    parsed
+        .map(Some)
+        .map_err(|_| ConfigError(format!("http.listen: {text:?} is no address; write it as 127.0.0.1:9464")))
 }
 
 fn choice<T: Copy>(key: &str, value: &str, choices: &[(&str, T)]) -> Result<T, ConfigError> {

@@ -23,7 +23,11 @@ fn the_defaults_are_valid_and_the_contracts() {
 #[test]
 fn set_wins_over_environment_over_file_over_default() {
     let file = "[kafka]\ngroup_id = \"file\"\nbootstrap_servers = \"file:1\"\n[batch]\nmax_records = 5";
-    let environment = [("CARD_UPDATE_WORKER__KAFKA__GROUP_ID", "env"), ("CARD_UPDATE_WORKER__BATCH__MAX_RECORDS", "6"), ("OTHER", "x")];
+    let environment = [
+        ("CARD_UPDATE_WORKER__KAFKA__GROUP_ID", "env"),
+        ("CARD_UPDATE_WORKER__BATCH__MAX_RECORDS", "6"),
+        ("OTHER", "x"),
+    ];
     let layered = from_file(file, &environment, &["batch.max_records=7"]).unwrap();
     assert_eq!(layered.config.kafka.bootstrap_servers, "file:1");
     assert_eq!(layered.config.kafka.group_id, "env");
@@ -37,12 +41,28 @@ fn client_properties_pass_through_but_not_those_the_guarantees_rest_on() {
     let file = "[kafka.client]\n\"security.protocol\" = \"SSL\"\nsocket.timeout.ms = 5000";
     let environment = [("CARD_UPDATE_WORKER__KAFKA__CLIENT__SASL_USERNAME", "me")];
     let client = from_file(file, &environment, &["kafka.client.ssl.ca.location=/ca"]).unwrap().config.kafka.client;
-    let wanted = [("sasl.username", "me"), ("security.protocol", "SSL"), ("socket.timeout.ms", "5000"), ("ssl.ca.location", "/ca")];
+    let wanted = [
+        ("sasl.username", "me"),
+        ("security.protocol", "SSL"),
+        ("socket.timeout.ms", "5000"),
+        ("ssl.ca.location", "/ca"),
+    ];
     assert_eq!(client, wanted.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect());
     for refused in [
-        "group.id", "group.instance.id", "transactional.id", "enable.idempotence", "acks", "isolation.level",
-        "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset", "partition.assignment.strategy",
-        "delivery.report.only.error", "max.in.flight", "max.in.flight.requests.per.connection", "message.max.bytes",
+        "group.id",
+        "group.instance.id",
+        "transactional.id",
+        "enable.idempotence",
+        "acks",
+        "isolation.level",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "auto.offset.reset",
+        "partition.assignment.strategy",
+        "delivery.report.only.error",
+        "max.in.flight",
+        "max.in.flight.requests.per.connection",
+        "message.max.bytes",
     ] {
         let error = from_file("", &[], &[&format!("kafka.client.{refused}=1")]).err().unwrap();
         assert!(error.0.contains(refused), "{error}");

@@ -13,7 +13,9 @@ pub fn duration(key: &str, text: &str) -> Result<Duration, ConfigError> {
 /// `256KiB`, `16MiB`.
 pub fn size(key: &str, text: &str) -> Result<u64, ConfigError> {
     let parsed = text.parse::<bytesize::ByteSize>();
-    parsed.map(|s| s.as_u64()).map_err(|_| ConfigError(format!("{key}: {text:?} is no size; write it as 256KiB or 16MiB")))
+    parsed
+        .map(|s| s.as_u64())
+        .map_err(|_| ConfigError(format!("{key}: {text:?} is no size; write it as 256KiB or 16MiB")))
 }
 
 /// Replaces each `NAME_file` by `NAME` with the file's content.

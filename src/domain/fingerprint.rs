@@ -45,15 +45,17 @@ impl Fingerprint {
     /// Reads the header's text.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let digits = text.strip_prefix(VERSION.as_bytes()).filter(|d| d.len() == 32)?;
-        digits.iter().try_fold(0u128, |value, digit| {
-            let digit = match digit {
-                b'0'..=b'9' => digit - b'0',
-                b'a'..=b'f' => digit - b'a' + 10,
-                _ => return None,
-            };
-            Some(value << 4 | u128::from(digit))
-        })
-        .map(Self)
+        digits
+            .iter()
+            .try_fold(0u128, |value, digit| {
+                let digit = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return None,
+                };
+                Some(value << 4 | u128::from(digit))
+            })
+            .map(Self)
     }
 }
 

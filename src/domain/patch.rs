@@ -50,12 +50,15 @@ pub fn patch(card: &mut Vec<StoredAccount>, command: &Command<'_>, origin: &Orig
         return Patched::Stale;
     }
     for (account, _) in command.accounts.iter().zip(fresh).filter(|(_, fresh)| *fresh) {
-        put(card, StoredAccount {
-            account: *account,
-            request_id: command.request_id,
-            updated_at_ms: origin.timestamp_ms(),
-            source_offset: origin.source_offset(),
-        });
+        put(
+            card,
+            StoredAccount {
+                account: *account,
+                request_id: command.request_id,
+                updated_at_ms: origin.timestamp_ms(),
+                source_offset: origin.source_offset(),
+            },
+        );
     }
     Patched::Changed
 }

@@ -59,7 +59,9 @@ pub fn fault(what: &str, error: &KafkaError) -> Fault {
         | Some(Code::UnsupportedVersion | Code::UnsupportedFeature | Code::InvalidArgument | Code::Fatal) => {
             Fault::Fatal(text)
         }
-        _ if matches!(error, KafkaError::MessageConsumptionFatal(_) | KafkaError::ClientConfig(..)) => Fault::Fatal(text),
+        _ if matches!(error, KafkaError::MessageConsumptionFatal(_) | KafkaError::ClientConfig(..)) => {
+            Fault::Fatal(text)
+        }
         _ => Fault::Retry(text),
     }
 }
@@ -76,7 +78,12 @@ pub const fn is_group_error(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         code,
-        Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress | Code::FencedInstanceId | Code::FencedMemberEpoch | Code::StaleMemberEpoch
+        Code::IllegalGeneration
+            | Code::UnknownMemberId
+            | Code::RebalanceInProgress
+            | Code::FencedInstanceId
+            | Code::FencedMemberEpoch
+            | Code::StaleMemberEpoch
     )
 }
 

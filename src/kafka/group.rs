@@ -6,11 +6,12 @@
 
 use super::ends::Ends;
 use super::error::fault;
-use super::raw::{Consumer, Message};
+use super::raw::{Consumer, Message, generation};
 use super::settings::{REQUEST_TIMEOUT, log_client, watched};
 use super::transaction::TransactionLog;
 use super::{
-    ClientSettings, CommitError, Committed, Fault, GroupEvent, Identity, Input, InputOffsets, Log, LogEnds, Record, Slot,
+    ClientSettings, CommitError, Committed, Fault, GroupEvent, Identity, Input, InputOffsets, Log, LogEnds, Record,
+    Slot,
 };
 use crate::wire::Outbox;
 use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
@@ -51,7 +52,10 @@ impl ConsumerContext for GroupContext {
         let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
         let event = match code {
             RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => GroupEvent::Assigned(partitions),
-            _ if consumer.assignment_lost() => GroupEvent::Lost(partitions),
+            // The lost flag alone does not tell: each assignment clears it. A member without a generation owns nothing.
+            _ if consumer.assignment_lost() || generation(consumer.client().native_ptr()).is_none() => {
+                GroupEvent::Lost(partitions)
+            }
             _ => GroupEvent::Revoked(partitions),
         };
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
@@ -112,10 +116,16 @@ impl GroupLog {
         let code = message.error()?;
         let next = self.started.get(&partition)?.0[input as usize];
         match code {
-            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::UnknownTopicOrPartition | Code::UnknownTopic
+            Code::AutoOffsetReset
+            | Code::OffsetOutOfRange
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
             | Code::UnknownPartition => {
                 let topic = self.topic(input);
-                Some(Fault::Restore { partition, cause: format!("{topic} partition {partition} at offset {next}: {code}") })
+                Some(Fault::Restore {
+                    partition,
+                    cause: format!("{topic} partition {partition} at offset {next}: {code}"),
+                })
             }
             _ => {
                 tracing::warn!(partition, %code, "a partition's records cannot be fetched for now");
@@ -145,7 +155,9 @@ impl Log for GroupLog {
         }
         if let Some((code, reason)) = self.consumer.consumer().client().fatal_error() {
             return Err(match code {
-                rdkafka::types::RDKafkaErrorCode::FencedInstanceId => Fault::Fenced(super::error::fenced_instance(&reason)),
+                rdkafka::types::RDKafkaErrorCode::FencedInstanceId => {
+                    Fault::Fenced(super::error::fenced_instance(&reason))
+                }
                 _ => Fault::Fatal(format!("the consumer: {reason}")),
             });
         }
@@ -153,7 +165,10 @@ impl Log for GroupLog {
         for event in &events {
             if let GroupEvent::Assigned(_) = event {
                 let none = TopicPartitionList::new();
-                self.consumer.consumer().incremental_assign(&none).map_err(|e| fault("an assignment", &e))?;
+                let answered = watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || {
+                    self.consumer.consumer().incremental_assign(&none)
+                });
+                answered.map_err(|e| Fault::Fatal(format!("an assignment cannot be answered: {e}")))?;
             }
         }
         Ok(events)
@@ -167,7 +182,7 @@ impl Log for GroupLog {
         self.started.insert(partition, Next([live, backfill]));
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || consumer.incremental_assign(&list))
-            .map_err(|e| fault("a partition cannot be started", &e))
+            .map_err(|e| Fault::Fatal(format!("partition {partition} cannot be started: {e}")))
     }
 
     fn stop(&mut self, partitions: &[i32]) -> Result<(), Fault> {
@@ -176,7 +191,7 @@ impl Log for GroupLog {
         let list = self.list(&started)?;
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_unassign", REQUEST_TIMEOUT, || consumer.incremental_unassign(&list))
-            .map_err(|e| fault("a partition cannot be given up", &e))
+            .map_err(|e| Fault::Fatal(format!("partitions {partitions:?} cannot be given up: {e}")))
     }
 
     fn fetch(&mut self, input: Input, most: usize, wait: Duration, into: &mut Vec<Record>) -> Result<(), Fault> {

@@ -3,8 +3,8 @@
 //! It has no isolation, no fencing, no transactional offsets and no topic settings: nothing about exactly-once is proven on it.
 
 use super::{Fault, TopicNames};
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 
 /// A running mock cluster; ends when dropped.
 pub struct MockKafka(MockCluster<'static, DefaultProducerContext>);
@@ -12,7 +12,8 @@ pub struct MockKafka(MockCluster<'static, DefaultProducerContext>);
 impl MockKafka {
     /// Starts one broker on loopback with the five topics.
     pub fn start(topics: &TopicNames, partitions: i32) -> Result<Self, Fault> {
-        let failed = |e: rdkafka::error::KafkaError| Fault::Fatal(format!("the in-process Kafka cannot be started: {e}"));
+        let failed =
+            |e: rdkafka::error::KafkaError| Fault::Fatal(format!("the in-process Kafka cannot be started: {e}"));
         let cluster = MockCluster::new(1).map_err(failed)?;
         for topic in topics.all() {
             cluster.create_topic(topic, partitions, 1).map_err(failed)?;

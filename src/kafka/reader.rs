@@ -32,7 +32,9 @@ impl KafkaReader {
     /// Makes the clients; they connect when first asked.
     pub fn new(settings: &ClientSettings, slot: Slot) -> Result<Self, Fault> {
         let make = |config: rdkafka::ClientConfig| {
-            config.create_with_context::<Quiet, BaseConsumer<Quiet>>(Quiet).map_err(|e| fault("a reader cannot be made", &e))
+            config
+                .create_with_context::<Quiet, BaseConsumer<Quiet>>(Quiet)
+                .map_err(|e| fault("a reader cannot be made", &e))
         };
         let topics = &settings.topics;
         let names = [topics.cards.as_str(), &topics.completions, &topics.dead_letters];

@@ -176,14 +176,20 @@ impl ClientSettings {
     /// Asks for true end offsets.
     pub fn uncommitted(&self) -> ClientConfig {
         let mut config = self.base();
-        config.set("group.id", &self.group_id).set("isolation.level", "read_uncommitted").set("enable.auto.commit", "false");
+        config
+            .set("group.id", &self.group_id)
+            .set("isolation.level", "read_uncommitted")
+            .set("enable.auto.commit", "false");
         config
     }
 
     /// Asks for stable committed offsets without joining the group.
     pub fn stable_offsets(&self) -> ClientConfig {
         let mut config = self.base();
-        config.set("group.id", &self.group_id).set("isolation.level", "read_committed").set("enable.auto.commit", "false");
+        config
+            .set("group.id", &self.group_id)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false");
         config
     }
 

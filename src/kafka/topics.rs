@@ -55,7 +55,9 @@ impl TopicsClient {
                 Ok(topic) => drop(topics.insert(topic.name.clone(), topic)),
                 Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {}
                 Err(code @ Code::TopicAuthorizationFailed) => {
-                    return Err(Fault::Fatal(format!("a topic may not be described: {code}; grant DESCRIBE on the five topics")));
+                    return Err(Fault::Fatal(format!(
+                        "a topic may not be described: {code}; grant DESCRIBE on the five topics"
+                    )));
                 }
                 Err(code) => return Err(Fault::Retry(format!("a topic cannot be described: {code}"))),
             }
@@ -72,7 +74,8 @@ impl TopicsClient {
         found
             .into_iter()
             .map(|resource| {
-                let resource = resource.map_err(|code| Fault::Fatal(format!("a topic's settings cannot be read: {code}")))?;
+                let resource =
+                    resource.map_err(|code| Fault::Fatal(format!("a topic's settings cannot be read: {code}")))?;
                 Ok(resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?))).collect())
             })
             .collect()
@@ -88,7 +91,8 @@ impl TopicsClient {
                 spec.settings.iter().fold(new, |new, (name, value)| new.set(name, value))
             })
             .collect();
-        let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
+        let options =
+            AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
         let made = self.admin.create_topics(&new, &options).await;
         for result in made.map_err(|e| fault("topics cannot be made", &e))? {
             result.map_err(|(name, code)| Fault::Fatal(format!("topic {name} cannot be made: {code}")))?;

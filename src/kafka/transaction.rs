@@ -22,9 +22,11 @@ use std::time::{Duration, Instant};
 const SEND_OFFSETS_TIMEOUT: Duration = Duration::from_secs(15);
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Slices in which an abort is tried, with the reports drained in between: without, it may wait for them for ever.
-const ABORT_SLICE: Duration = Duration::from_millis(100);
+/// Slices in which commit and abort are tried, with the reports drained in between: without, they may wait for them for ever.
+const SLICE: Duration = Duration::from_millis(100);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time to serve reports, microseconds each.
+const DRAIN: Duration = Duration::from_millis(2);
 /// How long a full send queue may stay full.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -72,12 +74,12 @@ impl TransactionLog {
     /// Makes a new producer under the same identity, which fences and decides the former one's transaction.
     pub fn reset(&mut self) -> Result<(), Fault> {
         // Purged and destroyed first: two producers of one identity in one process would fence each other.
-        self.producer = watched(&self.slot, "destroy", INIT_TIMEOUT, || None);
+        let former = self.producer.take();
+        watched(&self.slot, "destroy", INIT_TIMEOUT, || drop(former));
         self.reports = Reports::default();
         let config = self.settings.producer(&self.identity);
-        let producer: BaseProducer<Reports> = config
-            .create_with_context(self.reports.clone())
-            .map_err(|e| fault("the producer cannot be made", &e))?;
+        let producer: BaseProducer<Reports> =
+            config.create_with_context(self.reports.clone()).map_err(|e| fault("the producer cannot be made", &e))?;
         watched(&self.slot, "init_transactions", INIT_TIMEOUT, || producer.init_transactions(INIT_TIMEOUT))
             .map_err(|e| fault("transactions cannot be initialised", &e))?;
         let topics = &self.settings.topics;
@@ -101,17 +103,15 @@ impl TransactionLog {
         let Some(producer) = &self.producer else {
             return Err(CommitError::OutcomeUnknown("there is no producer".into()));
         };
+        // Errors of the connection come as events too, and would pile up.
+        producer.producer().poll(Duration::ZERO);
         self.drained();
-        producer.producer().begin_transaction().map_err(|e| CommitError::OutcomeUnknown(e.to_string()))?;
+        watched(&self.slot, "begin_transaction", COMMIT_TIMEOUT, || producer.producer().begin_transaction())
+            .map_err(|e| CommitError::OutcomeUnknown(e.to_string()))?;
         let staged = self
             .produce(producer, outbox)
             .and_then(|()| self.offsets(producer, offsets, consumer))
-            .and_then(|()| {
-                watched(&self.slot, "commit_transaction", COMMIT_TIMEOUT, || {
-                    producer.commit(COMMIT_TIMEOUT.as_millis() as i32)
-                })
-                .map_err(Step::Commit)
-            });
+            .and_then(|()| self.commit(producer).map_err(Step::Commit));
         match staged {
             Ok(()) => Ok(Committed::proven()),
             Err(failed) => Err(self.failed(producer, failed)),
@@ -155,6 +155,22 @@ impl TransactionLog {
         }
     }
 
+    /// Commits in slices: while a refused record's report waits in the queue, the client's flush would wait for it in vain.
+    /// A slice that ends early is the same call, gone on with; the usual commit returns within the first.
+    fn commit(&self, producer: &Transactions<Reports>) -> Result<(), CallError> {
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        loop {
+            let committed =
+                watched(&self.slot, "commit_transaction", SLICE, || producer.commit(SLICE.as_millis() as i32));
+            match committed {
+                Err(error) if error.retriable && error.code == Code::OperationTimedOut && Instant::now() < deadline => {
+                    drain(producer);
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// What a failure demands; where the transaction can still be aborted, it is when this returns.
     fn failed(&self, producer: &Transactions<Reports>, failed: Step) -> CommitError {
         let (error, at_commit) = match failed {
@@ -181,17 +197,17 @@ impl TransactionLog {
     fn abort(&self, producer: &Transactions<Reports>, why: impl FnOnce() -> CommitError) -> CommitError {
         let deadline = Instant::now() + ABORT_TIMEOUT;
         loop {
-            producer.producer().poll(Duration::ZERO);
-            let aborted = watched(&self.slot, "abort_transaction", ABORT_SLICE, || {
-                producer.abort(ABORT_SLICE.as_millis() as i32)
-            });
+            drain(producer);
+            let aborted = watched(&self.slot, "abort_transaction", SLICE, || producer.abort(SLICE.as_millis() as i32));
             match aborted {
                 Ok(()) => break,
                 Err(error) if error.retriable && Instant::now() < deadline => {}
-                Err(error) => return CommitError::OutcomeUnknown(format!("it could not be aborted: {}", error.message)),
+                Err(error) => {
+                    return CommitError::OutcomeUnknown(format!("it could not be aborted: {}", error.message));
+                }
             }
         }
-        producer.producer().poll(Duration::ZERO);
+        drain(producer);
         self.refused().unwrap_or_else(why)
     }
 
@@ -204,7 +220,8 @@ impl TransactionLog {
                     .into(),
             ));
         }
-        let refused = |code: Code| matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize);
+        let refused =
+            |code: Code| matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize);
         let indices: Vec<_> = reports.iter().filter(|(_, code)| refused(*code)).map(|(index, _)| *index).collect();
         (!indices.is_empty()).then_some(CommitError::Refused(indices))
     }
@@ -212,6 +229,11 @@ impl TransactionLog {
     fn drained(&self) -> Vec<(usize, Code)> {
         std::mem::take(&mut *self.reports.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Serves the events that wait: a poll serves as many as its time allows, and without any time only one.
+fn drain(producer: &Transactions<Reports>) {
+    producer.producer().poll(DRAIN);
 }
 
 /// Where a transaction failed.

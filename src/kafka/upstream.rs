@@ -53,9 +53,9 @@ impl Upstream {
     /// Queues a record; it is sent behind the caller's back until [`Upstream::flush`].
     pub fn send(&self, key: Option<&[u8]>, value: &[u8], headers: &[(&str, &str)]) -> Result<(), Fault> {
         let deadline = Instant::now() + PATIENCE;
-        let owned = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
-            all.insert(Header { key, value: Some(value.as_bytes()) })
-        });
+        let owned = headers
+            .iter()
+            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value.as_bytes()) }));
         let mut record: BaseRecord<'_, [u8], [u8], ()> = BaseRecord::to(&self.topic).payload(value).headers(owned);
         if let Some(key) = key {
             record = record.key(key);

@@ -60,6 +60,16 @@ impl Watchdog {
         slot
     }
 
+    /// Gives all calls more time: the whole process stood still (stopped, or its machine paused).
+    pub fn extend(&self, by: Duration) {
+        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in slots.iter() {
+            if let Some(call) = slot.call.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                call.due += by;
+            }
+        }
+    }
+
     /// The thread and call that have overstayed, if any.
     pub fn overdue(&self, now: Instant) -> Option<(String, &'static str)> {
         let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,8 +80,14 @@ impl Watchdog {
     pub fn start(&self, bark: impl FnOnce(String) + Send + 'static) -> std::io::Result<()> {
         let watchdog = self.clone();
         std::thread::Builder::new().name("watchdog".into()).spawn(move || {
+            let mut last = Instant::now();
             let (thread, call) = loop {
                 std::thread::park_timeout(EVERY);
+                let gap = last.elapsed();
+                last = Instant::now();
+                if gap > 3 * EVERY {
+                    watchdog.extend(gap);
+                }
                 if let Some(found) = watchdog.overdue(Instant::now()) {
                     break found;
                 }
@@ -99,5 +115,7 @@ mod tests {
         let _guard = slot.enter("send_offsets", Duration::from_secs(1));
         assert_eq!(watchdog.overdue(Instant::now() + Duration::from_secs(5)), None);
         assert_eq!(watchdog.overdue(later), Some(("loop-0".into(), "send_offsets")));
+        watchdog.extend(Duration::from_secs(120));
+        assert_eq!(watchdog.overdue(later), None);
     }
 }

@@ -23,7 +23,12 @@ struct Shown {
 }
 
 /// Starts to serve; gives the address that it listens on. Ends with the process.
-pub fn serve(listen: SocketAddr, metrics: Arc<Metrics>, status: Arc<Status>, writer: Arc<WriterStats>) -> std::io::Result<SocketAddr> {
+pub fn serve(
+    listen: SocketAddr,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    writer: Arc<WriterStats>,
+) -> std::io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(listen)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;

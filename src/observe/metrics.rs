@@ -5,8 +5,8 @@ use crate::kafka::{Input, Record};
 use crate::projection::WriterStats;
 use crate::worker::{CommandResult, PartitionState, Status, Tally};
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::atomic::Ordering;
 
@@ -47,7 +47,10 @@ pub struct Metrics {
 struct Make(Registry);
 
 impl Make {
-    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> prometheus::Result<C> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
         let collector = made?;
         self.0.register(Box::new(collector.clone()))?;
         Ok(collector)
@@ -84,10 +87,12 @@ impl Metrics {
             Make::opts("commands_total", "Commands by input and what became of them."),
             &["source", "result"],
         ))?;
-        let result = |source: &str| CommandResult::ALL.iter().map(|r| commands.with_label_values(&[source, r.name()])).collect();
+        let result =
+            |source: &str| CommandResult::ALL.iter().map(|r| commands.with_label_values(&[source, r.name()])).collect();
         let rejections = make.counters("rejections_total", "Completions with an error, by code.", "code", &[])?;
         let dead = make.counters("dead_letters_total", "Dead letters, by reason.", "reason", &[])?;
-        let latency = Make::histogram("command_latency_seconds", "From the command's timestamp to its commit.", &LATENCY_BUCKETS);
+        let latency =
+            Make::histogram("command_latency_seconds", "From the command's timestamp to its commit.", &LATENCY_BUCKETS);
         let latency = make.add(HistogramVec::new(latency, &["source"]))?;
         let duration = Make::histogram("batch_duration_seconds", "Time of a batch's steps.", &LATENCY_BUCKETS);
         let batch_duration = make.add(HistogramVec::new(duration, &["step"]))?;
@@ -116,16 +121,32 @@ impl Metrics {
                 &["unknown_outcome", "fenced", "fatal"],
             )?,
             rebalances: make.counters("rebalances_total", "Rebalances.", "kind", &["assigned", "revoked", "lost"])?,
-            restores: make.counters("restores_total", "Restores by where the state came from.", "result", &["checkpoint", "full", "failed"])?,
+            restores: make.counters(
+                "restores_total",
+                "Restores by where the state came from.",
+                "result",
+                &["checkpoint", "full", "failed"],
+            )?,
             state_discards: make.counters(
                 "state_discards_total",
                 "Local state discarded because it was in doubt.",
                 "reason",
                 &["at_open", "read_failed"],
             )?,
-            clamped: make.add(IntCounter::with_opts(Make::opts("clock_clamped_total", "Decision times held back by over a second.")))?,
-            partition_state: make.gauges("partition_state", "1 for the state a partition is in.", &["partition", "state"])?,
-            restore_remaining: make.gauges("restore_remaining_records", "Records a restore has to read.", &["partition"])?,
+            clamped: make.add(IntCounter::with_opts(Make::opts(
+                "clock_clamped_total",
+                "Decision times held back by over a second.",
+            )))?,
+            partition_state: make.gauges(
+                "partition_state",
+                "1 for the state a partition is in.",
+                &["partition", "state"],
+            )?,
+            restore_remaining: make.gauges(
+                "restore_remaining_records",
+                "Records a restore has to read.",
+                &["partition"],
+            )?,
             cards: make.gauge("cards", "Cards held.")?,
             accounts: make.gauge("accounts", "Accounts held.")?,
             requests: make.gauge("remembered_requests", "Requests remembered.")?,
@@ -145,7 +166,7 @@ impl Metrics {
         add(&self.dead, &tally.dead);
         self.clamped.inc_by(tally.clamped);
         self.batch_records.observe(tally.commands() as f64);
-        let mut local = [self.latency[0].local(), self.latency[1].local()];
+        let local = [self.latency[0].local(), self.latency[1].local()];
         for (input, record) in records {
             if let Some(at) = record.timestamp_ms() {
                 local[*input as usize].observe((now_ms - at).max(0) as f64 / 1000.0);

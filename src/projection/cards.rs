@@ -21,11 +21,14 @@ fn hash(card_id: &CardId) -> u64 {
     xxh3_64(card_id.as_bytes())
 }
 
+// The table's entries are boxes, and it hands out references to its entries.
+#[allow(clippy::borrowed_box)]
 fn hash_packed(packed: &Box<[u8]>) -> u64 {
     xxh3_64(&packed[..16])
 }
 
 /// What an entry takes in a block: a length before it.
+#[allow(clippy::borrowed_box)]
 fn stored_bytes(packed: &Box<[u8]>) -> u32 {
     packed.len() as u32 + 2
 }

@@ -10,6 +10,7 @@ use super::block::{self, BlockId, Kind};
 use super::meta::{Meta, Positions};
 use super::writer::{Ack, Lease, NO_ROUND, Write, Writer};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Blocks handed to the writer in one step, so that a batch never waits long for a round.
 const BLOCKS_PER_STEP: usize = 8;
@@ -24,17 +25,20 @@ pub struct CardBlocks {
 /// Bits of a checkpoint that is not there yet.
 pub const NO_BLOCKS: u32 = u32::MAX;
 
+/// Rounds are numbered through the process: the writer knows failed ones by their number.
+static NEXT_ROUND: AtomicU64 = AtomicU64::new(NO_ROUND + 1);
+
 /// A round under way.
 pub struct Round {
     number: u64,
     meta: Meta,
-    /// Whether the buckets double: all are written, in a new generation.
-    grow: bool,
     requests: VecDeque<BlockId>,
     bucket: usize,
     meta_sent: bool,
     /// What no longer counts once the meta record is on disk.
     obsolete: Vec<BlockId>,
+    /// Records that count again when it fails.
+    records: u64,
 }
 
 /// What a step did.
@@ -60,7 +64,7 @@ impl Projection {
             // Also after a doubling that failed at its end: blocks that the old meta record names stay as they are.
             self.generation = self.generation.wrapping_add(1);
         }
-        self.round_number += 1;
+        let number = NEXT_ROUND.fetch_add(1, Ordering::Relaxed);
         let meta = Meta {
             identity: self.identity.clone(),
             positions,
@@ -72,16 +76,27 @@ impl Projection {
         let mut requests: VecDeque<_> = self.requests.full_blocks().collect();
         requests.extend(self.requests.last_block().filter(|last| requests.back() != Some(last)));
         self.cards.round_begins();
-        self.records_since_round = 0;
+        let records = std::mem::take(&mut self.records_since_round);
         self.positions = positions;
         let obsolete = std::mem::take(&mut self.expired);
-        let number = self.round_number;
-        self.round = Some(Round { number, meta, grow, requests, bucket: 0, meta_sent: false, obsolete });
+        self.round = Some(Round { number, meta, requests, bucket: 0, meta_sent: false, obsolete, records });
     }
 
     /// Whether a round is under way.
     pub const fn in_round(&self) -> bool {
         self.round.is_some()
+    }
+
+    /// Writes full blocks of requests ahead, and takes the writer's confirmations, while a restore folds the log.
+    pub fn spill_step(&mut self, writer: &Writer, lease: &Lease) {
+        let acks: Vec<Ack> = self.acks.1.try_iter().collect();
+        for ack in acks {
+            // A restore has no round that could end.
+            let _ = self.acknowledged(ack);
+        }
+        for _ in 0..BLOCKS_PER_STEP {
+            self.spill(writer, lease);
+        }
     }
 
     /// Goes on with the round by a bounded number of blocks, and takes the writer's confirmations.
@@ -108,8 +123,10 @@ impl Projection {
             self.last_failure = Some(reason);
             self.spill_from = self.requests.first_unwritten();
             // Blocks of no round are only sent again; the rest of a failed round is void.
-            self.round.take_if(|r| r.number == ack.round)?;
+            let failed = self.round.take_if(|r| r.number == ack.round)?;
             self.unsent = None;
+            self.records_since_round += failed.records;
+            self.expired.extend(failed.obsolete);
             self.cards.all_dirty();
             return Some(Step::Failed);
         }
@@ -137,7 +154,9 @@ impl Projection {
         let due = self.requests.full_blocks().find(|id| id.number.wrapping_sub(from) as i32 >= 0);
         let Some(id) = due else { return };
         let mut bytes = Vec::new();
-        if self.requests.write_block(id, &mut bytes) && writer.try_send(self.write(lease, NO_ROUND, id, Some(bytes))).is_ok() {
+        if self.requests.write_block(id, &mut bytes)
+            && writer.try_send(self.write(lease, NO_ROUND, id, Some(bytes))).is_ok()
+        {
             self.spill_from = id.number.wrapping_add(1);
         }
     }
@@ -162,7 +181,7 @@ impl Projection {
         while round.bucket < 1 << round.meta.bits {
             let bucket = round.bucket;
             round.bucket += 1;
-            if round.grow {
+            if self.cards.bits() < round.meta.bits {
                 self.cards.split_bucket(bucket / 2);
             }
             let id = cards(round.meta.generation, bucket as u32);

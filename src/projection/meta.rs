@@ -58,8 +58,7 @@ impl Meta {
     /// Reads it back; `None` when the tree has none.
     pub fn load(tree: &Tree) -> Result<Option<Self>, StoreError> {
         let Some(stored) = tree.get(&BlockId::META.key())? else { return Ok(None) };
-        let (_, body) =
-            block::open(BlockId::META, &stored).ok_or(StoreError::Damaged("the meta record is damaged"))?;
+        let (_, body) = block::open(BlockId::META, &stored).ok_or(StoreError::Damaged("the meta record is damaged"))?;
         let meta: Self =
             serde_json::from_slice(body).map_err(|_| StoreError::Damaged("the meta record is not readable"))?;
         // 2^20 buckets of 32 KiB are more than a partition can hold in memory.

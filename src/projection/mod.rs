@@ -47,7 +47,6 @@ pub struct Projection {
     generation: u32,
     on_disk: CardBlocks,
     round: Option<Round>,
-    round_number: u64,
     unsent: Option<Write>,
     acks: (Sender<Ack>, Receiver<Ack>),
     expired: Vec<BlockId>,
@@ -108,7 +107,6 @@ impl Projection {
             generation: 0,
             on_disk: CardBlocks { generation: 0, bits: NO_BLOCKS },
             round: None,
-            round_number: 0,
             unsent: None,
             acks: writer::acks(),
             expired: Vec::new(),
@@ -155,6 +153,17 @@ impl Projection {
         projection.generation = meta.generation;
         projection.on_disk = CardBlocks { generation: meta.generation, bits: meta.bits };
         Ok(Opened { projection, from_checkpoint: true, noted_ends })
+    }
+
+    /// Takes an empty tree for its own: whatever it held is removed, and the next round writes everything.
+    pub fn move_to(&mut self, tree: Tree) {
+        let cleared = tree.clear();
+        self.tree = match cleared {
+            Ok(()) => tree,
+            Err(error) => tree.without_disk(&error),
+        };
+        self.cards.all_dirty();
+        self.on_disk = CardBlocks { generation: self.generation, bits: NO_BLOCKS };
     }
 
     /// The partition's tree.

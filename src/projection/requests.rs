@@ -78,7 +78,16 @@ fn hash_tag(tag: &u64) -> u64 {
 impl Requests {
     pub fn new(window_ms: i64, generation: u32) -> Self {
         let tags = Sharded::new(0, hash_tag);
-        Self { window_ms, tags, generation, first: 0, blocks: VecDeque::new(), written: 0, sweep_from: 0, sweep_left: 0 }
+        Self {
+            window_ms,
+            tags,
+            generation,
+            first: 0,
+            blocks: VecDeque::new(),
+            written: 0,
+            sweep_from: 0,
+            sweep_left: 0,
+        }
     }
     pub const fn len(&self) -> usize {
         self.tags.len()
@@ -102,10 +111,8 @@ impl Requests {
 
     /// What is remembered of an id at `now_ms`, if anything. Reads the disk only to verify a tag's hit.
     pub fn find(&self, id: &RequestId, now_ms: i64, tree: &Tree) -> Result<Option<Remembered>, StoreError> {
-        let tag = hash(id) >> NUMBER_BITS;
         let mut newest: Option<Remembered> = None;
-        for entry in self.tags.candidates(hash_tag(&(tag << NUMBER_BITS))).filter(|e| *e >> NUMBER_BITS == tag) {
-            let Some(index) = self.index_of(*entry) else { continue };
+        for index in self.blocks_that_may_hold(id) {
             if let Some(found) = self.look_up(index, id, tree)? {
                 let alive = now_ms - found.dt.at_ms <= self.window_ms;
                 if alive && newest.is_none_or(|n| n.dt.at_ms < found.dt.at_ms) {
@@ -124,8 +131,11 @@ impl Requests {
         log_end: i64,
         tree: &Tree,
     ) -> Result<(), StoreError> {
-        if self.find(id, remembered.dt.at_ms, tree)? == Some(remembered) {
-            return Ok(());
+        for index in self.blocks_that_may_hold(id) {
+            let body = self.body(index, tree)?;
+            if records_of(id, &body).any(|record| read_record(record) == Some((*id, remembered))) {
+                return Ok(());
+            }
         }
         self.append(id, remembered, log_end);
         Ok(())
@@ -228,7 +238,8 @@ impl Requests {
         for i in 0..mark.blocks {
             let id = requests.id(mark.first.wrapping_add(i));
             let stored = tree.get(&id.key())?.ok_or(StoreError::Damaged("a block of requests is missing"))?;
-            let (noted, body) = block::open(id, &stored).ok_or(StoreError::Damaged("a block of requests is damaged"))?;
+            let (noted, body) =
+                block::open(id, &stored).ok_or(StoreError::Damaged("a block of requests is damaged"))?;
             log_end = log_end.max(noted);
             let last = i + 1 == mark.blocks;
             let records = if last { mark.last_records as usize } else { RECORDS_PER_BLOCK };
@@ -254,7 +265,12 @@ impl Requests {
     }
 
     /// Calls `f` for each request that is remembered at `now_ms`.
-    pub fn for_each(&self, now_ms: i64, tree: &Tree, mut f: impl FnMut(&RequestId, Remembered)) -> Result<(), StoreError> {
+    pub fn for_each(
+        &self,
+        now_ms: i64,
+        tree: &Tree,
+        mut f: impl FnMut(&RequestId, Remembered),
+    ) -> Result<(), StoreError> {
         for index in 0..self.blocks.len() {
             let body = self.body(index, tree)?;
             for record in body.chunks_exact(RECORD) {
@@ -270,16 +286,25 @@ impl Requests {
     fn id(&self, number: u32) -> BlockId {
         BlockId { kind: Kind::Requests, generation: self.generation, number }
     }
+    fn blocks_that_may_hold(&self, id: &RequestId) -> impl Iterator<Item = usize> {
+        let tag = hash(id) >> NUMBER_BITS;
+        let candidates = self.tags.candidates(hash_tag(&(tag << NUMBER_BITS)));
+        candidates.filter(move |e| *e >> NUMBER_BITS == tag).filter_map(|e| self.index_of(*e))
+    }
     fn index_of(&self, tag: u64) -> Option<usize> {
         Some(offset_in(tag, self.first)).filter(|i| *i < self.blocks.len())
     }
     fn look_up(&self, index: usize, id: &RequestId, tree: &Tree) -> Result<Option<Remembered>, StoreError> {
         let body = self.body(index, tree)?;
-        let record = body.chunks_exact(RECORD).rev().find(|r| r[..16] == id.as_bytes()[..]);
-        record.map_or(Ok(None), |r| match read_record(r) {
-            Some((_, remembered)) => Ok(Some(remembered)),
-            None => Err(StoreError::Damaged("a request is damaged")),
-        })
+        let mut newest: Option<Remembered> = None;
+        for record in records_of(id, &body) {
+            let (_, found) = read_record(record).ok_or(StoreError::Damaged("a request is damaged"))?;
+            // A replay of the log may append an older record of the id behind a newer one.
+            if newest.is_none_or(|n| n.dt.at_ms < found.dt.at_ms) {
+                newest = Some(found);
+            }
+        }
+        Ok(newest)
     }
     fn body(&self, index: usize, tree: &Tree) -> Result<Arc<Vec<u8>>, StoreError> {
         match &self.blocks[index].body {
@@ -292,6 +317,10 @@ impl Requests {
 /// How far behind the first block a tag's block is; the numbers wrap at 24 bits.
 fn offset_in(tag: u64, first: u32) -> usize {
     (tag.wrapping_sub(u64::from(first)) & NUMBER_MASK) as usize
+}
+
+fn records_of<'b>(id: &'b RequestId, body: &'b [u8]) -> impl Iterator<Item = &'b [u8]> {
+    body.chunks_exact(RECORD).filter(|r| r[..16] == id.as_bytes()[..])
 }
 
 fn push_record(out: &mut Vec<u8>, id: &RequestId, remembered: Remembered) {

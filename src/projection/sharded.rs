@@ -104,8 +104,11 @@ impl<T> Sharded<T> {
     pub fn retain_in(&mut self, number: usize, keep: impl FnMut(&mut T) -> bool) {
         let (split, wholes) = (self.split(), self.whole.len());
         let number = number % self.shards();
-        let shard =
-            if number < 2 * split { &mut self.halves[number] } else { &mut self.whole[(number - split).min(wholes - 1)] };
+        let shard = if number < 2 * split {
+            &mut self.halves[number]
+        } else {
+            &mut self.whole[(number - split).min(wholes - 1)]
+        };
         let before = shard.table.len();
         shard.table.retain(keep);
         self.len -= before - shard.table.len();

@@ -128,17 +128,24 @@ impl StateDir {
 
     fn try_open(&self, facts: &StateFacts) -> Result<(SledStore, Option<&'static str>), StoreError> {
         let path = self.path.join(DATABASE);
+        let unavailable = |e: io::Error| StoreError::Unavailable(e.to_string());
         let mut discarded = if path.exists() { self.doubt() } else { None };
-        self.note(facts).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        if discarded.is_none() {
-            match open_by_deadline(&path) {
-                Ok(store) => return Ok((store, None)),
-                Err(StoreError::Damaged(why)) => discarded = Some(why),
-                Err(error) => return Err(error),
-            }
+        // What is in doubt goes before anything is noted: a kill in between must not make it look like this boot's.
+        if discarded.is_some() {
+            self.discard(&path).map_err(unavailable)?;
         }
-        fs::remove_dir_all(&path).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        self.note(facts).map_err(unavailable)?;
+        match open_by_deadline(&path) {
+            Err(StoreError::Damaged(why)) => discarded = Some(why),
+            other => return other.map(|store| (store, discarded)),
+        }
+        self.discard(&path).map_err(unavailable)?;
         open_by_deadline(&path).map(|store| (store, discarded))
+    }
+
+    fn discard(&self, database: &Path) -> io::Result<()> {
+        fs::remove_dir_all(database)?;
+        sync_dir(&self.path)
     }
 
     /// Why what is there cannot be trusted.
@@ -213,7 +220,11 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() { copy_tree(&entry.path(), &target)? } else { fs::copy(entry.path(), target).map(drop)? }
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?
+        } else {
+            fs::copy(entry.path(), target).map(drop)?
+        }
     }
     Ok(())
 }

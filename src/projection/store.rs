@@ -181,12 +181,15 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// A partition's part of a store.
     pub fn new(partition: i32, store: Arc<dyn Store>, cache: Arc<BlockCache>) -> Self {
         Self { partition, store, cache }
     }
+    /// The partition.
     pub fn partition(&self) -> i32 {
         self.partition
     }
+    /// Reads a value.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.store.get(self.partition, key)
     }
@@ -201,6 +204,7 @@ impl Tree {
     pub fn without_disk(&self, error: &StoreError) -> Self {
         Self { store: Arc::new(NoStore(error.to_string())), ..self.clone() }
     }
+    /// Removes all that the partition has.
     pub fn clear(&self) -> Result<(), StoreError> {
         self.cache.forget(self.partition);
         self.store.drop_partition(self.partition)

@@ -163,7 +163,8 @@ fn buckets_double_as_cards_come_and_a_large_store_opens_whole() {
     let mut projection = Projection::open(tree(dir.path()), identity(), i64::MAX).unwrap().projection;
     let id = |i: u64| CardId::from_bytes(u128::from(i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes());
     let request = |i: u64| RequestId::from_bytes(u128::from(i).to_le_bytes());
-    let remembered = |i: u64| Remembered { dt: first(0, i as i64).remembered.dt, fingerprint: Fingerprint(u128::from(i)) };
+    let remembered =
+        |i: u64| Remembered { dt: first(0, i as i64).remembered.dt, fingerprint: Fingerprint(u128::from(i)) };
     for i in 0..20_000 {
         projection.put_card(&id(i), &accounts(2, i as i64));
         projection.put_request(&request(i), remembered(i));
@@ -175,7 +176,8 @@ fn buckets_double_as_cards_come_and_a_large_store_opens_whole() {
     }
     // Removals are written behind the round.
     while projection.checkpoint_step(&writer, &Lease::default()) != Step::Idle || !projection.removals.is_empty() {}
-    assert!(projection.on_disk.bits >= 5, "{:?}", projection.on_disk);
+    // 20,000 cards of 130 bytes fill 80 buckets of 32 KiB; they double when needed and not at every round.
+    assert!((6..=7).contains(&projection.on_disk.bits), "{:?}", projection.on_disk);
     drop((projection, writer));
     thread.join().unwrap();
     let opened = Projection::open(tree(dir.path()), identity(), i64::MAX).unwrap();
@@ -204,7 +206,8 @@ fn expired_requests_cost_neither_memory_nor_blocks() {
     }
     // A block holds 1536, of which the newest decides; the block being filled stays.
     assert!(projection.stats().requests <= 1000 + 2 * 1536, "{}", projection.stats().requests);
-    let alive = |i: u64| projection.request(&RequestId::from_bytes(u128::from(i).to_le_bytes()), 10_000).unwrap().is_some();
+    let alive =
+        |i: u64| projection.request(&RequestId::from_bytes(u128::from(i).to_le_bytes()), 10_000).unwrap().is_some();
     assert!(alive(9_000) && !alive(8_999) && !alive(0));
 }
 

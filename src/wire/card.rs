@@ -71,8 +71,8 @@ pub fn decode_card(
     let key = key.and_then(|k| std::str::from_utf8(k).ok()).and_then(CardId::parse);
     let card_id = key.ok_or(CardRecordError("its key is not a card_id"))?;
     let Some(value) = value else { return Ok(card_id) };
-    let record: CardRecord<'_> =
-        serde_json::from_slice(value).map_err(|_| CardRecordError("its body is not the JSON object of a card record"))?;
+    let record: CardRecord<'_> = serde_json::from_slice(value)
+        .map_err(|_| CardRecordError("its body is not the JSON object of a card record"))?;
     for raw in &record.accounts {
         accounts.push(stored(raw).ok_or(CardRecordError("one of its accounts has a value out of range"))?);
     }
@@ -128,7 +128,9 @@ mod tests {
         let mut accounts = vec![account("1", None)];
         assert!(decode_card(Some(ID.as_bytes()), None, &mut accounts).is_ok());
         assert!(accounts.is_empty());
-        for (key, value) in [(None, "{}"), (Some("x"), "{}"), (Some(ID), ""), (Some(ID), "{}"), (Some(ID), r#"{"accounts":[{}]}"#)] {
+        for (key, value) in
+            [(None, "{}"), (Some("x"), "{}"), (Some(ID), ""), (Some(ID), "{}"), (Some(ID), r#"{"accounts":[{}]}"#)]
+        {
             assert!(decode_card(key.map(str::as_bytes), Some(value.as_bytes()), &mut accounts).is_err());
         }
     }

@@ -133,7 +133,8 @@ fn accounts_are_checked_in_order_after_card_key_and_number() {
 
 #[test]
 fn the_key_must_be_the_card_id_in_lower_case_unless_it_is_trusted() {
-    let value = with_accounts("[]").replace(&format!(r#""card_id":"{ID}""#), &format!(r#""card_id":"{}""#, ID.to_uppercase()));
+    let value =
+        with_accounts("[]").replace(&format!(r#""card_id":"{ID}""#), &format!(r#""card_id":"{}""#, ID.to_uppercase()));
     let with_key = |key: Option<&[u8]>| outcome(rules(), key, Some(value.as_bytes()));
     assert_eq!(with_key(Some(ID.as_bytes())), "ok 0");
     for key in [None, Some(&b""[..]), Some(ID.to_uppercase().as_bytes()), Some(&b"x"[..])] {
@@ -175,9 +176,29 @@ proptest::proptest! {
 fn json_like() -> impl proptest::strategy::Strategy<Value = String> {
     use proptest::prelude::*;
     let token = prop::sample::select(vec![
-        "{", "}", "[", "]", ",", ":", "null", "1", "1e999", "\"\\ud800\"", "\"x\"", "\"request_id\"", "\"card_id\"",
-        "\"accounts\"", "\"iban\"", "\"currency\"", "\"type\"", "\"USD\"", "\"IBAN\"", "\"ES7921000813610123456789\"",
-        "\"019ab688-bef2-72c4-6a29-d0e08be76d95\"", " ", "\"\\u0049BAN\"",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "null",
+        "1",
+        "1e999",
+        "\"\\ud800\"",
+        "\"x\"",
+        "\"request_id\"",
+        "\"card_id\"",
+        "\"accounts\"",
+        "\"iban\"",
+        "\"currency\"",
+        "\"type\"",
+        "\"USD\"",
+        "\"IBAN\"",
+        "\"ES7921000813610123456789\"",
+        "\"019ab688-bef2-72c4-6a29-d0e08be76d95\"",
+        " ",
+        "\"\\u0049BAN\"",
     ]);
     let soup = prop::collection::vec(token, 1..24).prop_map(|t| t.concat());
     let field = prop::sample::select(vec![

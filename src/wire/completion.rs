@@ -121,14 +121,18 @@ mod tests {
         let ok = answer(Ok(Fingerprint(7)));
         assert_eq!(
             text(&ok),
-            format!(r#"{{"request_id":"{ID}","card_id":"{ID}","status":"ok","request_status":"success","dt":"2025-01-01T00:01:01+00:30"}}"#)
+            format!(
+                r#"{{"request_id":"{ID}","card_id":"{ID}","status":"ok","request_status":"success","dt":"2025-01-01T00:01:01+00:30"}}"#
+            )
         );
         let path = Path::AccountField(0, "iban");
         let mut error = answer(Err(Rejection { code: ErrorCode::InvalidIban, path }));
         error.card_id = None;
         assert_eq!(
             text(&error),
-            format!(r#"{{"request_id":"{ID}","status":"error","request_status":"error","dt":"2025-01-01T00:01:01+00:30","error":{{"code":"invalid_iban","message":"the account number is not valid for its type","path":"/accounts/0/iban"}}}}"#)
+            format!(
+                r#"{{"request_id":"{ID}","status":"error","request_status":"error","dt":"2025-01-01T00:01:01+00:30","error":{{"code":"invalid_iban","message":"the account number is not valid for its type","path":"/accounts/0/iban"}}}}"#
+            )
         );
     }
 
@@ -155,7 +159,9 @@ mod tests {
     #[test]
     fn a_record_that_is_no_completion_is_an_error() {
         let good = Fingerprint(7).text();
-        for (fingerprint, body) in [(&b"x"[..], "{}"), (&good, "{}"), (&good, ""), (&good, r#"{"request_id":"x","dt":"y"}"#)] {
+        for (fingerprint, body) in
+            [(&b"x"[..], "{}"), (&good, "{}"), (&good, ""), (&good, r#"{"request_id":"x","dt":"y"}"#)]
+        {
             let headers = [(names::REQUEST_FINGERPRINT, Some(fingerprint))];
             assert!(decode_first_completion(headers.into_iter(), Some(body.as_bytes()), 0).is_err());
         }

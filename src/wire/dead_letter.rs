@@ -97,12 +97,15 @@ mod tests {
         assert_eq!(headers[1], ("h".into(), None));
         let rest: Vec<_> = headers[2..].iter().map(|(n, v)| (n.as_str(), v.as_deref().unwrap())).collect();
         assert_eq!(rest[0], ("dlq-reason", &b"malformed_json"[..]));
-        assert_eq!(rest[2..], [
-            ("dlq-topic", &b"card-update.commands"[..]),
-            ("dlq-partition", b"3"),
-            ("dlq-offset", b"42"),
-            ("dlq-timestamp", b"5"),
-        ]);
+        assert_eq!(
+            rest[2..],
+            [
+                ("dlq-topic", &b"card-update.commands"[..]),
+                ("dlq-partition", b"3"),
+                ("dlq-offset", b"42"),
+                ("dlq-timestamp", b"5"),
+            ]
+        );
     }
 
     #[test]

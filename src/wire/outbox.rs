@@ -99,7 +99,15 @@ impl Outbox {
     /// Starts a record that answers the batch's input record `input`.
     pub fn begin(&mut self, topic: OutTopic, partition: i32, timestamp_ms: i64, input: usize) {
         let at = self.headers.len() as u32;
-        self.entries.push(Entry { topic, partition, timestamp_ms, input: input as u32, key: None, value: None, headers: at..at });
+        self.entries.push(Entry {
+            topic,
+            partition,
+            timestamp_ms,
+            input: input as u32,
+            key: None,
+            value: None,
+            headers: at..at,
+        });
     }
     /// Sets the key of the record under way.
     pub fn key(&mut self, key: Option<&[u8]>) {

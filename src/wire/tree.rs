@@ -6,6 +6,7 @@ use super::command::UnknownFields;
 use super::fast::{RawAccount, RawCommand};
 use crate::domain::{ErrorCode, Path, Rejection};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::collections::HashSet;
 use std::fmt;
 
 /// Levels of nesting that a command may have, the root counted.
@@ -140,20 +141,18 @@ impl Faults {
         holder: Path,
         field_path: impl Fn(&'static str) -> Path,
     ) {
-        for (i, (name, value)) in fields.iter().enumerate() {
+        let mut seen = HashSet::with_capacity(fields.len());
+        for (name, value) in fields {
+            // An ignored field may not stand twice either: which of them was meant is not known.
+            if !seen.insert(name.as_str()) {
+                self.found(ErrorCode::DuplicateField, holder);
+            }
             let Some((name, _, is_list)) = shape.iter().find(|(known, ..)| known == name) else {
                 if self.unknown_fields == UnknownFields::Reject {
                     self.found(ErrorCode::UnknownField, holder);
                 }
-                // An ignored field may not stand twice either: which of them was meant is not known.
-                if fields[..i].iter().any(|(earlier, _)| earlier == name) {
-                    self.found(ErrorCode::DuplicateField, holder);
-                }
                 continue;
             };
-            if fields[..i].iter().any(|(earlier, _)| earlier == name) {
-                self.found(ErrorCode::DuplicateField, holder);
-            }
             if !matches!((value, is_list), (Node::Array(_), true) | (Node::String(_), false)) {
                 self.found(ErrorCode::InvalidType, field_path(name));
             }

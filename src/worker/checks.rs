@@ -59,7 +59,12 @@ impl Wanted<'_> {
 }
 
 /// The five topics as the worker would make them.
-pub fn wanted_topics(topics: &TopicNames, window_ms: i64, partitions: Option<i32>, replication: i32) -> Vec<NewTopicSpec> {
+pub fn wanted_topics(
+    topics: &TopicNames,
+    window_ms: i64,
+    partitions: Option<i32>,
+    replication: i32,
+) -> Vec<NewTopicSpec> {
     let count = partitions.unwrap_or(DEFAULT_PARTITIONS);
     wanted(topics, window_ms, DEFAULT_MAX_MESSAGE_BYTES).into_iter().map(|w| w.spec(count, replication)).collect()
 }
@@ -201,7 +206,9 @@ fn setting_finding(topic: &str, setting: &str, wanted: &str, is: &str, window_ms
                      that it must remember; {mend}"
                 )))
             } else {
-                Some(Finding::Warning(format!("{topic} has retention.ms={is}, less than dedup.window and a day; {mend}")))
+                Some(Finding::Warning(format!(
+                    "{topic} has retention.ms={is}, less than dedup.window and a day; {mend}"
+                )))
             }
         }
         ("max.message.bytes", _) => {
@@ -223,7 +230,10 @@ fn max_bytes(settings: &TopicSettings) -> i64 {
 
 /// The largest record batch that all output topics take.
 pub fn output_limit(settings: &[TopicSettings]) -> Option<usize> {
-    settings.get(2..).and_then(|outputs| outputs.iter().map(max_bytes).min()).and_then(|bytes| usize::try_from(bytes).ok())
+    settings
+        .get(2..)
+        .and_then(|outputs| outputs.iter().map(max_bytes).min())
+        .and_then(|bytes| usize::try_from(bytes).ok())
 }
 
 #[cfg(test)]
@@ -232,7 +242,13 @@ mod tests {
 
     fn names() -> TopicNames {
         let name = |n: &str| n.to_owned();
-        TopicNames { commands: name("in"), backfill: name("back"), completions: name("out"), cards: name("cards"), dead_letters: name("dead") }
+        TopicNames {
+            commands: name("in"),
+            backfill: name("back"),
+            completions: name("out"),
+            cards: name("cards"),
+            dead_letters: name("dead"),
+        }
     }
 
     const WINDOW_MS: i64 = 7 * DAY_MS;
@@ -241,7 +257,9 @@ mod tests {
     fn good() -> (Vec<Option<TopicDescription>>, Vec<TopicSettings>) {
         let topics = names();
         let wanted = wanted(&topics, WINDOW_MS, DEFAULT_MAX_MESSAGE_BYTES);
-        let found = |w: &Wanted<'_>| Some(TopicDescription { name: w.name.into(), id: "1".into(), partitions: 8, replication: 3 });
+        let found = |w: &Wanted<'_>| {
+            Some(TopicDescription { name: w.name.into(), id: "1".into(), partitions: 8, replication: 3 })
+        };
         let settings = |w: &Wanted<'_>| {
             let own = w.settings.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
             own.chain([("min.insync.replicas".to_owned(), "2".to_owned())]).collect()
@@ -273,7 +291,8 @@ mod tests {
     fn what_breaks_a_guarantee_is_refused() {
         one(&findings(|f, _| f[3] = None), true, "topics apply");
         one(&findings(|f, _| f[1].as_mut().unwrap().partitions = 4), true, "back has 4");
-        let set = |i: usize, k: &'static str, v: &'static str| findings(move |_, s| drop(s[i].insert(k.into(), v.into())));
+        let set =
+            |i: usize, k: &'static str, v: &'static str| findings(move |_, s| drop(s[i].insert(k.into(), v.into())));
         one(&set(3, "cleanup.policy", "compact,delete"), true, "compact only");
         one(&set(2, "retention.ms", "1000"), true, "below dedup.window");
         one(&set(2, "message.timestamp.type", "LogAppendTime"), true, "own times");
@@ -283,7 +302,8 @@ mod tests {
 
     #[test]
     fn what_weakens_one_is_warned_of() {
-        let set = |i: usize, k: &'static str, v: &'static str| findings(move |_, s| drop(s[i].insert(k.into(), v.into())));
+        let set =
+            |i: usize, k: &'static str, v: &'static str| findings(move |_, s| drop(s[i].insert(k.into(), v.into())));
         one(&set(2, "retention.ms", "604800000"), false, "and a day");
         assert_eq!(set(2, "retention.ms", "-1"), []);
         one(&set(2, "retention.bytes", "1"), false, "retention.bytes");

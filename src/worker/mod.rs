@@ -6,12 +6,15 @@
 
 mod batch;
 mod checks;
+mod commit;
+mod inputs;
 mod leases;
 mod main_loop;
 mod partition;
 mod process;
 mod restore;
 mod restorer;
+mod rounds;
 mod rules;
 mod stage;
 mod status;

@@ -2,7 +2,7 @@
 
 use super::leases::Held;
 use crate::kafka::InputOffsets;
-use crate::projection::Projection;
+use crate::projection::{Positions, Projection};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +37,8 @@ pub struct Running {
     pub backfill_committed_ms: i64,
     /// Whether the ends for a round were asked for.
     pub ends_requested: bool,
+    /// The ends that came, until a commit has proven that the partition was still this member's when they were asked for.
+    pub ends: Option<Positions>,
     /// When the last round ended or failed, milliseconds since the epoch.
     pub last_round_ms: i64,
     /// Whether the last round failed.

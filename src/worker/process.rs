@@ -1,5 +1,6 @@
 //! One process: checks before anything is touched, then its threads, until it is told to end or must.
 
+use super::Stop;
 use super::checks::{Finding, output_limit, plan_topics};
 use super::leases::Leases;
 use super::main_loop::{Loop, LoopParts};
@@ -7,9 +8,10 @@ use super::restore::StartAt;
 use super::restorer::{RestoreJob, Restorer, RestorerParts};
 use super::rules::Rules;
 use super::status::Status;
-use super::Stop;
 use crate::config::Config;
-use crate::kafka::{ClientSettings, Ends, Fault, GroupLog, Identity, KafkaReader, TopicsClient, Watchdog};
+use crate::kafka::{
+    ClientSettings, Ends, Fault, GroupLog, Identity, KafkaReader, TopicDescription, TopicsClient, Watchdog,
+};
 use crate::observe::{Metrics, serve};
 use crate::projection::{BlockCache, LogIdentity, StateDir, StateFacts, Store, Tree, Writer};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -21,8 +23,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long the first contact with the cluster may take.
 const FIRST_CONTACT: Duration = Duration::from_secs(60);
-/// How often topics are looked at while the worker runs.
-const WATCH_EVERY: Duration = Duration::from_secs(30);
+/// How often topics are looked at while the worker runs: more often than a silent broker makes the worker unready.
+const WATCH_EVERY: Duration = Duration::from_secs(4);
+/// How often it is seen whether partitions have moved away for long.
+const DEPARTED_EVERY: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(100);
 /// What of the drain time-out is kept for leaving the group and closing the store.
 const CLOSE_SHARE: u32 = 4;
@@ -71,12 +75,15 @@ pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
     compare_facts(&state, &topics.facts, options)?;
     let (store, discarded) = state.open_store(&topics.facts);
     let mut process = Process::start(config, options, &topics, store, &state)?;
+    options.status.heard(now_ms());
     if let Some(why) = discarded {
         tracing::warn!(why, "the local state is discarded and restored from Kafka");
         process.metrics.state_discarded("at_open");
     }
-    let ended = process.watch(config, options, &client, &topics.facts);
-    ended?;
+    if !options.mock {
+        process.watch_topics(client, topics.facts, options.status.clone())?;
+    }
+    process.watch(config, options)?;
     process.end(config)?;
     state.mark_clean().unwrap_or_else(|error| tracing::warn!(%error, "no clean mark; the next start checks more"));
     tracing::info!("ended");
@@ -178,6 +185,7 @@ struct Process {
     metrics: Arc<Metrics>,
     loops: Vec<JoinHandle<Result<(), Stop>>>,
     failures: Receiver<Stop>,
+    failed: Sender<Stop>,
     stop_loops: Arc<AtomicBool>,
     restorer: JoinHandle<()>,
     jobs: Sender<RestoreJob>,
@@ -215,14 +223,17 @@ impl Process {
         state: &StateDir,
     ) -> Result<Self, Stop> {
         let io = |e: std::io::Error| Stop(format!("a thread cannot be started: {e}"));
-        let kafka = ClientSettings { batch_bytes: config.kafka.batch_bytes.min(topics.batch_bytes), ..config.kafka.clone() };
+        let kafka =
+            ClientSettings { batch_bytes: config.kafka.batch_bytes.min(topics.batch_bytes), ..config.kafka.clone() };
         let metrics = Arc::new(Metrics::new().map_err(|e| Stop(format!("metrics: {e}")))?);
         metrics.window(config.rules.window_ms);
         let watchdog = Watchdog::default();
         watchdog.start(end_at_once).map_err(io)?;
         let (writer, writer_thread) = Writer::start().map_err(io)?;
         let (jobs, job_queue) = unbounded();
-        let rules = Arc::new(config.rules.clone());
+        // The rate is the process's: its loops share it evenly.
+        let backfill_max_rate = config.rules.backfill_max_rate.div_ceil(config.threads as u64);
+        let rules = Arc::new(Rules { backfill_max_rate, ..config.rules.clone() });
         let (cache, leases) = (Arc::new(BlockCache::default()), Leases::default());
         let restorer = Self::start_restorer(
             &kafka,
@@ -231,8 +242,10 @@ impl Process {
                 rules: rules.clone(),
                 identity: topics.identity.clone(),
                 start_at: options.start_at,
+                standby: config.standby,
                 leases: leases.clone(),
                 store: store.clone(),
+                writer: writer.clone(),
                 cache: cache.clone(),
                 status: options.status.clone(),
                 metrics: metrics.clone(),
@@ -257,7 +270,7 @@ impl Process {
             metrics: metrics.clone(),
             watchdog,
             stop: Arc::default(),
-            failures: failed,
+            failures: failed.clone(),
             end_timeout: config.rules.drain_timeout - config.rules.drain_timeout / CLOSE_SHARE,
             kafka,
         };
@@ -268,6 +281,7 @@ impl Process {
             metrics,
             loops,
             failures,
+            failed,
             stop_loops,
             restorer,
             jobs,
@@ -280,7 +294,11 @@ impl Process {
         })
     }
 
-    fn start_restorer(kafka: &ClientSettings, watchdog: Watchdog, seed: RestorerSeed) -> std::io::Result<JoinHandle<()>> {
+    fn start_restorer(
+        kafka: &ClientSettings,
+        watchdog: Watchdog,
+        seed: RestorerSeed,
+    ) -> std::io::Result<JoinHandle<()>> {
         let kafka = kafka.clone();
         std::thread::Builder::new().name("restorer".into()).spawn(move || {
             // The reader stays on the thread that made it.
@@ -291,30 +309,43 @@ impl Process {
         })
     }
 
-    /// Waits until the end is asked for, or must be; meanwhile looks at the topics and drops what has moved away.
-    fn watch(
-        &mut self,
-        config: &Config,
-        options: &ProcessOptions,
-        client: &TopicsClient,
-        facts: &StateFacts,
-    ) -> Result<(), Stop> {
-        let mut next_look = Instant::now() + WATCH_EVERY;
+    /// Starts the thread that looks at the topics again and again: it also proves that the broker is there.
+    fn watch_topics(&self, client: TopicsClient, facts: StateFacts, status: Arc<Status>) -> Result<(), Stop> {
+        let (failures, stop) = (self.failed.clone(), self.stop_loops.clone());
+        let watch = move || {
+            let mut missing_before = false;
+            while !stop.load(Ordering::Acquire) {
+                match look_again(&client, &facts, &mut missing_before) {
+                    Ok(true) => status.heard(now_ms()),
+                    Ok(false) => {}
+                    // The main thread listens as long as the process lives.
+                    Err(line) => drop(failures.send(line)),
+                }
+                std::thread::park_timeout(WATCH_EVERY);
+            }
+        };
+        let started = std::thread::Builder::new().name("topics".into()).spawn(watch);
+        started.map(drop).map_err(|e| Stop(format!("a thread cannot be started: {e}")))
+    }
+
+    /// Waits until the end is asked for, or must be; meanwhile drops what has moved away.
+    fn watch(&mut self, config: &Config, options: &ProcessOptions) -> Result<(), Stop> {
+        let mut next_look = Instant::now() + DEPARTED_EVERY;
         while !options.shutdown.load(Ordering::Acquire) {
             if let Ok(stop) = self.failures.recv_timeout(TICK) {
                 return Err(stop);
             }
             if self.loops.iter().any(JoinHandle::is_finished) {
-                return Err(self.failures.try_recv().unwrap_or_else(|_| Stop("a loop ended by a panic; see the log".into())));
+                return Err(self
+                    .failures
+                    .try_recv()
+                    .unwrap_or_else(|_| Stop("a loop ended by a panic; see the log".into())));
             }
             if Instant::now() < next_look {
                 continue;
             }
-            next_look = Instant::now() + WATCH_EVERY;
+            next_look = Instant::now() + DEPARTED_EVERY;
             self.drop_departed(config.keep_lost_for);
-            if !options.mock {
-                look_again(client, facts)?;
-            }
         }
         Ok(())
     }
@@ -349,7 +380,9 @@ impl Process {
         wait(&self.restorer, deadline)?;
         drop(self.writer);
         wait(&self.writer_thread, deadline)?;
-        self.store.flush().unwrap_or_else(|error| tracing::warn!(%error, "the local state is not whole; the next start restores"));
+        self.store
+            .flush()
+            .unwrap_or_else(|error| tracing::warn!(%error, "the local state is not whole; the next start restores"));
         Ok(())
     }
 }
@@ -366,29 +399,32 @@ fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Compares topic ids and partition counts with those at the start.
-fn look_again(client: &TopicsClient, facts: &StateFacts) -> Result<(), Stop> {
+/// Compares topic ids and partition counts with those at the start; `false` when no broker answered. A topic that is missing
+/// is one only when it is missing twice: a broker that has just started may not know it yet.
+fn look_again(client: &TopicsClient, facts: &StateFacts, missing_before: &mut bool) -> Result<bool, Stop> {
     let names: Vec<&str> = facts.topics.keys().map(String::as_str).collect();
     let found = match client.describe(&names) {
         Ok(found) => found,
         Err(Fault::Retry(cause)) => {
             tracing::debug!(cause, "the topics cannot be looked at");
-            return Ok(());
+            return Ok(false);
         }
         Err(other) => return Err(stop(other)),
     };
-    let changed: Vec<&str> = names
-        .iter()
-        .zip(&found)
-        .filter(|(name, found)| found.as_ref().is_none_or(|f| facts.topics.get(**name) != Some(&f.id)))
-        .map(|(name, _)| *name)
-        .collect();
+    let named = |wrong: &dyn Fn(&str, &Option<TopicDescription>) -> bool| -> Vec<&str> {
+        names.iter().zip(&found).filter(|(name, found)| wrong(name, found)).map(|(name, _)| *name).collect()
+    };
+    let changed = named(&|name, found| found.as_ref().is_some_and(|f| facts.topics.get(name) != Some(&f.id)));
     if !changed.is_empty() {
         return Err(Stop(made_anew(&changed)));
     }
+    let missing = named(&|_, found| found.is_none());
+    if std::mem::replace(missing_before, !missing.is_empty()) && !missing.is_empty() {
+        return Err(Stop(format!("deleted while the worker runs: {}", missing.join(", "))));
+    }
     match found.iter().flatten().find(|f| f.partitions != facts.partitions) {
         Some(topic) => Err(Stop(recounted(facts.partitions, topic.partitions))),
-        None => Ok(()),
+        None => Ok(true),
     }
 }
 
@@ -403,8 +439,10 @@ struct RestorerSeed {
     rules: Arc<Rules>,
     identity: LogIdentity,
     start_at: Option<StartAt>,
+    standby: bool,
     leases: Leases,
     store: Arc<dyn Store>,
+    writer: Writer,
     cache: Arc<BlockCache>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
@@ -418,8 +456,10 @@ impl RestorerSeed {
             rules: self.rules,
             identity: self.identity,
             start_at: self.start_at,
+            standby: self.standby,
             leases: self.leases,
             store: self.store,
+            writer: self.writer,
             cache: self.cache,
             status: self.status,
             metrics: self.metrics,
@@ -429,7 +469,11 @@ impl RestorerSeed {
     }
 }
 
-fn start_loops(config: &Config, seed: &LoopSeed, state: &StateDir) -> std::io::Result<Vec<JoinHandle<Result<(), Stop>>>> {
+fn start_loops(
+    config: &Config,
+    seed: &LoopSeed,
+    state: &StateDir,
+) -> std::io::Result<Vec<JoinHandle<Result<(), Stop>>>> {
     let instance = config.instance_id.clone().unwrap_or_else(|| state.instance().to_string());
     (0..config.threads)
         .map(|number| {

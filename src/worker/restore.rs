@@ -4,14 +4,15 @@
 //! then the ends, so that every output of the inputs before those offsets lies before those ends.
 
 use super::Stop;
+use super::inputs::Answered;
 use super::leases::Held;
 use super::partition::Cancel;
 use super::restorer::{RestoreJob, Restored, RestoredState};
-use super::rules::{OnTrimmed, Rules};
+use super::rules::Rules;
 use crate::domain::StoredAccount;
-use crate::kafka::{Changelog, Fault, Input, InputOffsets, Reader, Record};
-use crate::projection::{LogIdentity, Positions, Projection, StoreError, Tree};
-use crate::wire::{SOURCE, Source, decode_card, decode_first_completion};
+use crate::kafka::{Changelog, Fault, InputOffsets, Reader, Record};
+use crate::projection::{LogIdentity, Positions, Projection, StoreError, Tree, Writer};
+use crate::wire::{decode_card, decode_first_completion};
 use crossbeam_channel::Sender;
 use std::time::{Duration, Instant};
 
@@ -34,16 +35,6 @@ struct LogRead {
     done: bool,
 }
 
-/// What the outputs say was answered, gathered when offsets are lost.
-struct Answered {
-    /// The names of the inputs.
-    topics: [String; 2],
-    /// The greatest source offset by input.
-    last: [Option<i64>; 2],
-    /// Committed records seen, of any output.
-    records: u64,
-}
-
 enum Mode {
     /// Reading all outputs from their start to find what was answered.
     Scan(Answered),
@@ -62,9 +53,13 @@ pub struct Follower {
     from_checkpoint: bool,
     /// The greatest log ends that the checkpoint's blocks note.
     noted: Positions,
-    committed: InputOffsets,
+    pub(super) committed: InputOffsets,
     start: InputOffsets,
     mode: Mode,
+    /// Whether it goes on reading beyond the ends, to stay warm.
+    warm: bool,
+    /// Whether it was warm before it was ordered.
+    took_over: bool,
     logs: Vec<LogRead>,
     accounts: Vec<StoredAccount>,
     progress: Instant,
@@ -106,19 +101,90 @@ impl From<StoreError> for Failed {
 }
 
 impl Follower {
+    /// A follower that keeps a partition of another process warm in memory; nobody waits for it and it holds no tree.
+    pub fn warm(partition: i32) -> Self {
+        let job = RestoreJob { partition, cancel: Cancel::default(), reply: crossbeam_channel::bounded(1).0 };
+        Self { held: None, warm: true, ..Self::make(job, None, InputOffsets::default()) }
+    }
+
+    /// Begins to keep warm.
+    pub fn begin_warm<R: Reader>(&mut self, tree: Tree, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
+        let identity = around.identity.clone();
+        self.projection = Some(Projection::empty(tree, identity, around.rules.window_ms));
+        self.begin_fold(around)
+    }
+
+    /// A warm follower becomes the restore of a job: only the tail is left to read.
+    pub fn take_over<R: Reader>(
+        &mut self,
+        (held, committed): (Held, InputOffsets),
+        tree: Tree,
+        around: &mut Surroundings<'_, R>,
+    ) -> Result<(), Failed> {
+        (self.held, self.committed, self.warm) = (Some(held), committed, false);
+        (self.began, self.progress, self.took_over) = (Instant::now(), Instant::now(), true);
+        if committed.live.is_none() || committed.backfill.is_none() {
+            return Err(Failed::Retry(
+                "the committed offsets are lost; the warm state does not tell what was answered".into(),
+            ));
+        }
+        self.start = self.check_inputs(committed, around)?;
+        if let Some(projection) = &mut self.projection {
+            projection.move_to(tree);
+        }
+        for read in &mut self.logs {
+            let (_, end) = around.reader.bounds(read.log, self.partition)?;
+            if read.next > end {
+                return Err(Failed::Retry("a log ends before what was read of it".into()));
+            }
+            (read.end, read.done) = (end, read.next >= end);
+        }
+        Ok(())
+    }
+
+    /// The order that a warm follower now works for.
+    pub fn serve(&mut self, job: RestoreJob) {
+        (self.cancel, self.reply) = (job.cancel, job.reply);
+    }
+
+    /// Lets full blocks of requests go to disk while the log is folded, so that few are in memory only.
+    pub fn spill(&mut self, writer: &Writer) {
+        if let (Some(projection), Some(held)) = (&mut self.projection, &self.held) {
+            projection.spill_step(writer, held.lease());
+        }
+    }
+
+    /// The thread was busy elsewhere: that is no stall.
+    pub fn was_blocked(&mut self, time: Duration) {
+        self.progress += time;
+    }
+
+    /// Forgets what has expired while it is warm.
+    pub fn expire(&mut self, now_ms: i64) {
+        if let Some(projection) = &mut self.projection {
+            projection.expire(now_ms);
+        }
+    }
+
     /// A follower that holds the tree and knows the partition's stable offsets.
     pub fn new(job: RestoreJob, held: Held, committed: InputOffsets) -> Self {
+        Self::make(job, Some(held), committed)
+    }
+
+    fn make(job: RestoreJob, held: Option<Held>, committed: InputOffsets) -> Self {
         Self {
             partition: job.partition,
             cancel: job.cancel,
             reply: job.reply,
-            held: Some(held),
+            held,
             projection: None,
             from_checkpoint: false,
             noted: Positions::default(),
             committed,
             start: InputOffsets::default(),
             mode: Mode::Fold,
+            warm: false,
+            took_over: false,
             logs: Vec::new(),
             accounts: Vec::new(),
             progress: Instant::now(),
@@ -201,7 +267,7 @@ impl Follower {
     }
 
     fn read(&mut self, log: Changelog, from: i64, end: i64, reader: &mut impl Reader) -> Result<(), Failed> {
-        let done = from >= end;
+        let done = !self.warm && from >= end;
         if !done {
             reader.start(log, self.partition, from)?;
         }
@@ -216,7 +282,7 @@ impl Follower {
             return Ok(());
         };
         read.next = next;
-        read.done = next >= read.end;
+        read.done = !self.warm && next >= read.end;
         self.progress = Instant::now();
         match &mut self.mode {
             Mode::Scan(answered) => answered.note(log, record),
@@ -257,7 +323,7 @@ impl Follower {
             read.next = offset;
             self.progress = Instant::now();
         }
-        read.done = offset >= read.end;
+        read.done = !self.warm && offset >= read.end;
     }
 
     /// Records that are left to read, roughly.
@@ -308,10 +374,8 @@ impl Follower {
     pub fn finish(mut self) {
         let (Some(mut projection), Some(held)) = (self.projection.take(), self.held.take()) else { return };
         let position = |log| self.logs.iter().find(|r| r.log == log).map_or(0, |r| r.next.max(r.end));
-        projection.fold_ends(Positions {
-            cards: position(Changelog::Cards),
-            completions: position(Changelog::Completions),
-        });
+        projection
+            .fold_ends(Positions { cards: position(Changelog::Cards), completions: position(Changelog::Completions) });
         let state = RestoredState {
             round_due: !self.from_checkpoint,
             projection,
@@ -320,7 +384,11 @@ impl Follower {
             backfill: self.start.backfill.unwrap_or(0),
             committed: self.committed,
         };
-        let from = if self.from_checkpoint { "checkpoint" } else { "Kafka alone" };
+        let from = match (self.took_over, self.from_checkpoint) {
+            (true, _) => "standby",
+            (_, true) => "checkpoint",
+            _ => "Kafka alone",
+        };
         tracing::info!(
             partition = self.partition,
             from,
@@ -342,125 +410,6 @@ impl Follower {
     pub fn fail(self, stop: Stop) {
         let _ = self.reply.send(Restored { partition: self.partition, cancel: self.cancel, result: Err(stop) });
     }
-
-    // --- inputs ---
-
-    /// Holds offsets against the inputs: below the start, records are gone; beyond the end, it is another log.
-    fn check_inputs<R: Reader>(&self, at: InputOffsets, around: &mut Surroundings<'_, R>) -> Result<InputOffsets, Failed> {
-        Ok(InputOffsets {
-            live: Some(self.check_input(Input::Live, at.live, around)?),
-            backfill: Some(self.check_input(Input::Backfill, at.backfill, around)?),
-        })
-    }
-
-    fn check_input<R: Reader>(&self, input: Input, at: Option<i64>, around: &mut Surroundings<'_, R>) -> Result<i64, Failed> {
-        let (start, end) = around.reader.input_bounds(input, self.partition)?;
-        let at = at.unwrap_or(start);
-        let (topic, partition) = (topic_of(around.rules, input), self.partition);
-        if at > end {
-            return Err(Failed::Stop(Stop(format!(
-                "{topic} partition {partition} ends at offset {end}, but offset {at} is committed: it was truncated or made anew. \
-                 Find out what happened to it; to take it as new, delete the group's offsets and use `run --start-at`"
-            ))));
-        }
-        if at >= start {
-            return Ok(at);
-        }
-        if around.rules.on_trimmed == OnTrimmed::Fail {
-            return Err(Failed::Stop(Stop(format!(
-                "{topic} partition {partition}: offsets {at} to {} were deleted before they were processed (the topic now starts at \
-                 {start}). Send those commands again, then set ingest.on_trimmed = \"skip\" for one start",
-                start - 1
-            ))));
-        }
-        tracing::error!(topic, partition, from = at, to = start - 1, "commands were deleted unprocessed; they are skipped as configured");
-        Ok(start)
-    }
-
-    /// No committed offset: the first start, or offsets that were lost, in which case only an operator can say how to go on.
-    fn lost_offsets<R: Reader>(&self, answered: &Answered, around: &mut Surroundings<'_, R>) -> Result<InputOffsets, Failed> {
-        let live = self.lost_offset(Input::Live, self.committed.live, answered, around)?;
-        let backfill = self.lost_offset(Input::Backfill, self.committed.backfill, answered, around)?;
-        self.check_inputs(InputOffsets { live: Some(live), backfill: Some(backfill) }, around)
-    }
-
-    fn lost_offset<R: Reader>(
-        &self,
-        input: Input,
-        committed: Option<i64>,
-        answered: &Answered,
-        around: &mut Surroundings<'_, R>,
-    ) -> Result<i64, Failed> {
-        if let Some(offset) = committed {
-            return Ok(offset);
-        }
-        let (start, end) = around.reader.input_bounds(input, self.partition)?;
-        let last = answered.last[input as usize];
-        // Of the live input any output is evidence of an earlier run; of the backfill input only answers to it.
-        let first_start = match input {
-            Input::Live => answered.records == 0,
-            Input::Backfill => last.is_none(),
-        };
-        if first_start {
-            return Ok(start);
-        }
-        match around.start_at {
-            Some(StartAt::Answered) => Ok(last.map_or(start, |last| (last + 1).max(start))),
-            Some(StartAt::Earliest) => Ok(start),
-            Some(StartAt::Latest) => Ok(end),
-            None => Err(Failed::Stop(Stop(self.lost_message(input, last, (start, end), around.rules)))),
-        }
-    }
-
-    fn lost_message(&self, input: Input, last: Option<i64>, (start, end): (i64, i64), rules: &Rules) -> String {
-        let (topic, partition) = (topic_of(rules, input), self.partition);
-        let last = last.map_or("no answer found".to_owned(), |o| format!("the last answered offset found is {o}"));
-        format!(
-            "{topic} partition {partition} has outputs but no committed offset: it expired or was deleted. The topic holds \
-             offsets {start} to {end}; {last}. Go on with `run --start-at answered` (or earliest, latest)"
-        )
-    }
-}
-
-fn topic_of(rules: &Rules, input: Input) -> &str {
-    match input {
-        Input::Live => &rules.commands_topic,
-        Input::Backfill => &rules.backfill_topic,
-    }
-}
-
-impl Answered {
-    fn note(&mut self, log: Changelog, record: &Record) {
-        self.records += 1;
-        let source = match log {
-            Changelog::Completions => source_of_completion(record),
-            Changelog::DeadLetters => source_of_dead_letter(record),
-            Changelog::Cards => None,
-        };
-        let Some((topic, offset)) = source.filter(|(_, partition, _)| *partition == record.partition).map(|(t, _, o)| (t, o))
-        else {
-            return;
-        };
-        for (input, name) in self.topics.iter().enumerate() {
-            if *name == topic {
-                self.last[input] = self.last[input].max(Some(offset));
-            }
-        }
-    }
-}
-
-fn source_of_completion(record: &Record) -> Option<(String, i32, i64)> {
-    let value = record.headers().find(|(name, _)| *name == SOURCE)?.1?;
-    Source::parse(value).map(|s| (s.topic.to_owned(), s.partition, s.offset))
-}
-
-/// The worker's own headers stand after the original ones, so the last of a name is meant.
-fn source_of_dead_letter(record: &Record) -> Option<(String, i32, i64)> {
-    let text = |wanted: &str| {
-        let value = record.headers().filter(|(name, _)| *name == wanted).last()?.1?;
-        std::str::from_utf8(value).ok()
-    };
-    Some((text("dlq-topic")?.to_owned(), text("dlq-partition")?.parse().ok()?, text("dlq-offset")?.parse().ok()?))
 }
 
 /// How long a job that could not begin waits before it is tried again.

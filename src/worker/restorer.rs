@@ -8,7 +8,7 @@ use super::rules::Rules;
 use super::status::{PartitionState, Status};
 use crate::kafka::{InputOffsets, ReadStep, Reader};
 use crate::observe::Metrics;
-use crate::projection::{BlockCache, LogIdentity, Projection, Store, Tree};
+use crate::projection::{BlockCache, LogIdentity, NoStore, Projection, Store, Tree, Writer};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 
 /// How long the thread waits for records or jobs.
 const WAIT: Duration = Duration::from_millis(20);
+/// How often it is seen whether partitions need a warm follower.
+const WARM_EVERY: Duration = Duration::from_millis(500);
+/// The group settles first: what this process is about to own needs no warm follower.
+const WARM_AFTER: Duration = Duration::from_secs(3);
 /// How long a restore may fail to begin before the process ends.
 const MAX_FAILING: Duration = Duration::from_secs(300);
 
@@ -65,10 +69,14 @@ pub struct RestorerParts<R> {
     pub identity: LogIdentity,
     /// How to go on without committed offsets.
     pub start_at: Option<StartAt>,
+    /// Whether the other partitions' state is kept warm.
+    pub standby: bool,
     /// Who holds which tree.
     pub leases: Leases,
     /// The disk.
     pub store: Arc<dyn Store>,
+    /// Who writes to the disk.
+    pub writer: Writer,
     /// Verified blocks.
     pub cache: Arc<BlockCache>,
     /// Where it reports.
@@ -86,6 +94,9 @@ pub struct Restorer<R: Reader> {
     parts: RestorerParts<R>,
     waiting: Vec<(RestoreJob, Instant)>,
     followers: BTreeMap<i32, Follower>,
+    /// Followers of partitions that other processes have.
+    warm: BTreeMap<i32, Follower>,
+    look_for_warm_at: Instant,
     failing_since: Option<Instant>,
     not_before: Instant,
 }
@@ -93,7 +104,16 @@ pub struct Restorer<R: Reader> {
 impl<R: Reader> Restorer<R> {
     /// A restorer without work.
     pub fn new(parts: RestorerParts<R>) -> Self {
-        Self { parts, waiting: Vec::new(), followers: BTreeMap::new(), failing_since: None, not_before: Instant::now() }
+        let now = Instant::now();
+        Self {
+            parts,
+            waiting: Vec::new(),
+            followers: BTreeMap::new(),
+            warm: BTreeMap::new(),
+            look_for_warm_at: now + WARM_AFTER,
+            failing_since: None,
+            not_before: now,
+        }
     }
 
     /// Runs until nobody can order any more.
@@ -108,14 +128,19 @@ impl<R: Reader> Restorer<R> {
         }
         self.drop_cancelled();
         self.begin_waiting();
+        self.keep_warm();
         self.read();
         self.advance();
         true
     }
 
     fn take_jobs(&mut self) -> bool {
-        let idle = self.waiting.is_empty() && self.followers.is_empty();
-        let mut received = if idle { self.parts.jobs.recv().map_err(|_| TryRecvError::Disconnected) } else { self.parts.jobs.try_recv() };
+        let idle = self.waiting.is_empty() && self.followers.is_empty() && !self.parts.standby;
+        let mut received = if idle {
+            self.parts.jobs.recv().map_err(|_| TryRecvError::Disconnected)
+        } else {
+            self.parts.jobs.try_recv()
+        };
         loop {
             match received {
                 Ok(job) => self.waiting.push((job, Instant::now())),
@@ -156,11 +181,21 @@ impl<R: Reader> Restorer<R> {
             std::thread::sleep(Duration::from_millis(1));
             return;
         }
-        match self.parts.reader.committed(&partitions) {
+        let asked = Instant::now();
+        let committed = self.parts.reader.committed(&partitions);
+        self.followers.values_mut().for_each(|f| f.was_blocked(asked.elapsed()));
+        match committed {
             Ok(committed) => {
                 for (job, held) in ready {
                     let found = committed.iter().find(|(p, _)| *p == job.partition).map(|(_, o)| *o);
-                    self.begin(Follower::new(job, held, found.unwrap_or_default()));
+                    let found = found.unwrap_or_default();
+                    match self.warm.remove(&job.partition) {
+                        Some(mut warm) => {
+                            warm.serve(job);
+                            self.begin(warm, Some((held, found)));
+                        }
+                        None => self.begin(Follower::new(job, held, found), None),
+                    }
                 }
             }
             Err(fault) => {
@@ -171,9 +206,14 @@ impl<R: Reader> Restorer<R> {
         }
     }
 
-    fn begin(&mut self, mut follower: Follower) {
+    fn begin(&mut self, mut follower: Follower, taken_over: Option<(Held, InputOffsets)>) {
         let tree = Tree::new(follower.partition, self.parts.store.clone(), self.parts.cache.clone());
-        match follower.begin(tree, &mut surroundings(&mut self.parts)) {
+        let around = &mut surroundings(&mut self.parts);
+        let began = match taken_over {
+            Some(held) => follower.take_over(held, tree, around),
+            None => follower.begin(tree, around),
+        };
+        match began {
             Ok(()) => drop(self.followers.insert(follower.partition, follower)),
             Err(failed) => {
                 follower.stop_reading(&mut self.parts.reader);
@@ -194,7 +234,11 @@ impl<R: Reader> Restorer<R> {
                     self.waiting.push((job, Instant::now()));
                     return;
                 }
-                Stop(format!("partition {} could not be restored for {} s: {cause}", job.partition, MAX_FAILING.as_secs()))
+                Stop(format!(
+                    "partition {} could not be restored for {} s: {cause}",
+                    job.partition,
+                    MAX_FAILING.as_secs()
+                ))
             }
         };
         self.report_failure(job.partition);
@@ -206,21 +250,61 @@ impl<R: Reader> Restorer<R> {
         self.parts.status.update(partition, |s| s.state = PartitionState::Failed);
     }
 
-    /// Reads a batch of records for all followers.
-    fn read(&mut self) {
-        if self.followers.is_empty() {
+    /// Sees that each partition of another process has a warm follower, where that is asked for.
+    fn keep_warm(&mut self) {
+        if !self.parts.standby || Instant::now() < self.look_for_warm_at {
             return;
         }
-        let followers = &mut self.followers;
+        self.look_for_warm_at = Instant::now() + WARM_EVERY;
+        let now_ms = (self.parts.clock)();
+        self.warm.values_mut().for_each(|f| f.expire(now_ms));
+        for partition in 0..self.parts.identity.partitions {
+            let ours =
+                self.parts.leases.is_held(partition) || self.waiting.iter().any(|(job, _)| job.partition == partition);
+            if ours || self.warm.contains_key(&partition) {
+                continue;
+            }
+            let mut follower = Follower::warm(partition);
+            let in_memory: Arc<dyn Store> = Arc::new(NoStore("a standby stays in memory".into()));
+            let tree = Tree::new(partition, in_memory, Arc::default());
+            match follower.begin_warm(tree, &mut surroundings(&mut self.parts)) {
+                Ok(()) => {
+                    self.parts.status.update(partition, |s| s.state = PartitionState::Standby);
+                    self.warm.insert(partition, follower);
+                }
+                Err(_) => follower.stop_reading(&mut self.parts.reader),
+            }
+        }
+    }
+
+    /// A warm follower cannot go on: it begins again at the next look.
+    fn drop_warm(&mut self, partition: i32) {
+        if let Some(follower) = self.warm.remove(&partition) {
+            follower.stop_reading(&mut self.parts.reader);
+            self.parts.status.remove(partition);
+        }
+    }
+
+    /// Reads a batch of records for all followers.
+    fn read(&mut self) {
+        if self.followers.is_empty() && self.warm.is_empty() {
+            // Only where partitions are to be kept warm: otherwise an idle restorer waits for its next job.
+            if self.waiting.is_empty() {
+                std::thread::park_timeout(WAIT);
+            }
+            return;
+        }
+        let (followers, warm) = (&mut self.followers, &mut self.warm);
+
         let mut failed: BTreeMap<i32, Failed> = BTreeMap::new();
         self.parts.reader.read(WAIT, &mut |step| {
             let (partition, outcome) = match step {
                 ReadStep::Record(log, record) => {
-                    let follower = followers.get_mut(&record.partition);
+                    let follower = either(followers, warm, record.partition);
                     (record.partition, follower.map_or(Ok(()), |f| f.record(log, &record)))
                 }
                 ReadStep::End(log, partition, offset) => {
-                    followers.get_mut(&partition).into_iter().for_each(|f| f.end(log, offset));
+                    either(followers, warm, partition).into_iter().for_each(|f| f.end(log, offset));
                     (partition, Ok(()))
                 }
                 ReadStep::Failed(_, partition, fault) => (partition, Err(Failed::from(fault))),
@@ -234,7 +318,7 @@ impl<R: Reader> Restorer<R> {
 
     /// A restore under way cannot go on: from the start again, the doubtful state discarded, or the end.
     fn failed(&mut self, partition: i32, failure: Failed) {
-        let Some(follower) = self.followers.remove(&partition) else { return };
+        let Some(follower) = self.followers.remove(&partition) else { return self.drop_warm(partition) };
         follower.stop_reading(&mut self.parts.reader);
         match failure {
             Failed::Stop(stop) => {
@@ -247,6 +331,7 @@ impl<R: Reader> Restorer<R> {
                 let tree = Tree::new(partition, self.parts.store.clone(), self.parts.cache.clone());
                 // An error is met again, and answered by memory, when the next attempt opens the tree.
                 let _ = tree.clear();
+                self.not_before = Instant::now() + RETRY_AFTER;
                 self.waiting.push((follower.into_job(), Instant::now()));
             }
             Failed::Retry(cause) => {
@@ -258,11 +343,16 @@ impl<R: Reader> Restorer<R> {
     }
 
     fn advance(&mut self) {
+        for (partition, follower) in &self.warm {
+            let remaining = follower.remaining();
+            self.parts.status.update(*partition, |s| s.restore_remaining = remaining);
+        }
         let partitions: Vec<i32> = self.followers.keys().copied().collect();
         for partition in partitions {
             let Some(follower) = self.followers.get_mut(&partition) else { continue };
             match follower.advance(&mut surroundings(&mut self.parts)) {
                 Ok(false) => {
+                    follower.spill(&self.parts.writer);
                     let remaining = follower.remaining();
                     self.parts.status.update(partition, |s| s.restore_remaining = remaining);
                 }
@@ -278,6 +368,14 @@ impl<R: Reader> Restorer<R> {
             }
         }
     }
+}
+
+fn either<'f>(
+    followers: &'f mut BTreeMap<i32, Follower>,
+    warm: &'f mut BTreeMap<i32, Follower>,
+    partition: i32,
+) -> Option<&'f mut Follower> {
+    followers.get_mut(&partition).or_else(|| warm.get_mut(&partition))
 }
 
 fn surroundings<R>(parts: &mut RestorerParts<R>) -> Surroundings<'_, R> {

@@ -6,8 +6,8 @@ use super::batch::{PartitionChanges, StagedBatch};
 use super::rules::{BackfillCompletions, Rules};
 use super::tally::{CommandResult, Tally};
 use crate::domain::{
-    Answer, CardId, Command, DeadReason, Dt, Fingerprint, Origin, Patched, Remembered, RequestId, StoredAccount, Verdict,
-    decide,
+    Answer, CardId, Command, DeadReason, Dt, Fingerprint, Origin, Patched, Remembered, RequestId, StoredAccount,
+    Verdict, decide,
 };
 use crate::kafka::{Input, Record};
 use crate::projection::{Projection, StoreError};
@@ -102,12 +102,13 @@ impl Stager {
     }
 
     /// Stages as many of the records as fit one transaction: a partition whose output is full waits with all that follows
-    /// of it. `refused` are those that must be answered without what the broker would not take. `now_ms` is read once a batch.
+    /// of it. `refused` are those that must be answered without what the broker would not take, `most` how many are taken.
+    /// `now_ms` is read once a batch.
     pub fn stage<'p>(
         &mut self,
         records: &[(Input, Record)],
         projection_of: impl Fn(i32) -> Option<&'p Projection>,
-        refused: &HashMap<Place, Omit>,
+        (refused, most): (&HashMap<Place, Omit>, usize),
         now_ms: i64,
     ) -> Result<StagedBatch, (i32, StoreError)> {
         self.outbox.clear();
@@ -115,7 +116,7 @@ impl Stager {
         self.tally = Tally::default();
         let mut taken = Taken::new(records.len());
         for (index, (input, record)) in records.iter().enumerate() {
-            if taken.count >= self.rules.batch_max_records || taken.bytes >= self.rules.batch_max_bytes {
+            if taken.count >= most || taken.bytes >= self.rules.batch_max_bytes {
                 break;
             }
             // A record of a partition that is not this loop's is never decided (INV-6).
@@ -161,16 +162,23 @@ impl Stager {
         }
     }
 
-    fn record(&mut self, record: &Record, projection: &Projection, omit: Option<Omit>, at: At) -> Result<(), StoreError> {
-        if let Some(omit) = omit {
-            self.bury(record, (DeadReason::PayloadTooLarge, omit), at);
-            return Ok(());
-        }
+    fn record(
+        &mut self,
+        record: &Record,
+        projection: &Projection,
+        omit: Option<Omit>,
+        at: At,
+    ) -> Result<(), StoreError> {
         // Taken out while it decodes: the command borrows it, and deciding needs the rest of `self`.
         let mut decoder = std::mem::take(&mut self.decoder);
         let decided = match decoder.decode(record.key(), record.value()) {
             Decoded::Dead(reason) => {
-                self.bury(record, (reason, Omit::Nothing), at);
+                self.bury(record, (reason, omit.unwrap_or_default()), at);
+                Ok(())
+            }
+            // Answerable, but the broker does not take the answer.
+            _ if let Some(omit) = omit => {
+                self.bury(record, (DeadReason::PayloadTooLarge, omit), at);
                 Ok(())
             }
             Decoded::Rejected { request_id, card_id, rejection } => {
@@ -186,7 +194,13 @@ impl Stager {
         decided
     }
 
-    fn command(&mut self, record: &Record, command: &Command<'_>, projection: &Projection, at: At) -> Result<(), StoreError> {
+    fn command(
+        &mut self,
+        record: &Record,
+        command: &Command<'_>,
+        projection: &Projection,
+        at: At,
+    ) -> Result<(), StoreError> {
         let fingerprint = Fingerprint::of(&command.card_id, command.accounts, &mut self.scratch);
         let Some(stage) = self.partitions.get(&record.partition) else { return Ok(()) };
         let remembered = match stage.requests.get(&command.request_id) {
@@ -269,8 +283,7 @@ impl Stager {
         self.tally.count(at.input, CommandResult::DeadLetter);
         self.tally.bury(reason);
         let source = source(&self.rules, record, at.input);
-        let dead =
-            DeadRecord { source, timestamp_ms: record.timestamp_ms(), key: record.key(), value: record.value() };
+        let dead = DeadRecord { source, timestamp_ms: record.timestamp_ms(), key: record.key(), value: record.value() };
         dead_letter(&dead, record.headers(), (reason, omit), at.now.at_ms, at.index, &mut self.outbox);
     }
 

@@ -24,21 +24,12 @@ impl Bench {
         let worker = spec.start();
         let mut random = Random(600);
         let card = random.uuid();
-        Bench {
-            site,
-            spec,
-            worker,
-            random,
-            card,
-        }
+        Bench { site, spec, worker, random, card }
     }
 
     /// A command that sets these (currency, number) accounts.
     fn command(&mut self, accounts: &[(&str, &str)], at: i64) -> Command {
-        let accounts: Vec<_> = accounts
-            .iter()
-            .map(|(currency, number)| ("IBAN", *currency, *number))
-            .collect();
+        let accounts: Vec<_> = accounts.iter().map(|(currency, number)| ("IBAN", *currency, *number)).collect();
         Command::update(0, &self.random.uuid(), &self.card, &accounts).at(at)
     }
 
@@ -53,11 +44,7 @@ impl Bench {
         let sent = self.site.send_backfill(vec![command]).remove(0);
         self.site.wait_backfilled(&mut [&mut self.worker], 60);
         let source = format!("{}/0/{}", self.site.topics.backfill, sent.offset);
-        self.site
-            .completions()
-            .into_iter()
-            .filter(|r| r.header("source") == Some(&source))
-            .collect()
+        self.site.completions().into_iter().filter(|r| r.header("source") == Some(&source)).collect()
     }
 
     /// A command as replayed from this position of the commands topic.
@@ -67,11 +54,7 @@ impl Bench {
     }
 
     fn accounts(&self) -> Value {
-        let last = self
-            .site
-            .read(&self.site.topics.cards)
-            .pop()
-            .expect("a card record");
+        let last = self.site.read(&self.site.topics.cards).pop().expect("a card record");
         last.json()["accounts"].clone()
     }
 }
@@ -82,9 +65,7 @@ fn verdict(records: &[Record]) -> Vec<String> {
         .map(|r| {
             let body = r.json();
             let code = body.pointer("/error/code").and_then(Value::as_str);
-            code.or(body["status"].as_str())
-                .expect("a status")
-                .to_string()
+            code.or(body["status"].as_str()).expect("a status").to_string()
         })
         .collect()
 }
@@ -114,15 +95,9 @@ pub fn a_replay_is_stale_by_its_source_position(ctx: &Ctx) {
     let request = request_of(&command);
     assert_eq!(verdict(&b.backfill(command)), ["ok"]);
     let stored = |n: &str, c: &str, r: &str, t: i64, o: i64| json!({ "iban": n, "currency": c, "type": "IBAN", "request_id": r, "updated_at": t, "source_offset": o });
-    let wanted = json!([
-        stored(&one, "EUR", &request_of(&eur), t - 60_000, 1),
-        stored(&two, "USD", &request, t - 90_000, 1)
-    ]);
-    assert_eq!(
-        b.accounts(),
-        wanted,
-        "an applied account gets the replayed position"
-    );
+    let wanted =
+        json!([stored(&one, "EUR", &request_of(&eur), t - 60_000, 1), stored(&two, "USD", &request, t - 90_000, 1)]);
+    assert_eq!(b.accounts(), wanted, "an applied account gets the replayed position");
 
     // An account that is not there cannot be newer.
     let command = b.command(&[("GBP", &three), ("USD", &three)], t - 99_000);
@@ -138,20 +113,12 @@ pub fn a_replay_is_stale_by_its_source_position(ctx: &Ctx) {
     assert_eq!(verdict(&b.backfill(command)), ["ok"]);
     assert_eq!(b.accounts()[3]["iban"], two.as_str());
     let nothing = b.command(&[], t - 99_000);
-    assert_eq!(
-        verdict(&b.backfill(nothing)),
-        ["ok"],
-        "an empty command is not stale"
-    );
+    assert_eq!(verdict(&b.backfill(nothing)), ["ok"], "an empty command is not stale");
     b.worker.stop();
     b.worker = b.spec.start();
     let command = b.command(&[("USD", &one)], t);
     let command = b.replayed(command, 1);
-    assert_eq!(
-        verdict(&b.backfill(command)),
-        ["stale_command"],
-        "positions survive a restart"
-    );
+    assert_eq!(verdict(&b.backfill(command)), ["stale_command"], "positions survive a restart");
     b.worker.stop();
 }
 
@@ -162,34 +129,17 @@ pub fn a_backfill_from_elsewhere_is_stale_by_its_timestamp(ctx: &Ctx) {
     let t = now_ms() - 10_000;
     let command = b.command(&[("USD", &one)], t);
     b.live(command);
-    for (at, wanted) in [
-        (t - 1, "stale_command"),
-        (t, "stale_command"),
-        (t + 1, "ok"),
-    ] {
+    for (at, wanted) in [(t - 1, "stale_command"), (t, "stale_command"), (t + 1, "ok")] {
         let command = b.command(&[("USD", &two)], at);
-        assert_eq!(
-            verdict(&b.backfill(command)),
-            [wanted],
-            "{} ms against live",
-            at - t
-        );
+        assert_eq!(verdict(&b.backfill(command)), [wanted], "{} ms against live", at - t);
     }
     let accounts = b.accounts();
     assert_eq!(accounts[0]["iban"], two.as_str());
     assert_eq!(accounts[0]["updated_at"], t + 1);
-    assert!(
-        accounts[0].get("source_offset").is_none(),
-        "it came from elsewhere: {accounts}"
-    );
+    assert!(accounts[0].get("source_offset").is_none(), "it came from elsewhere: {accounts}");
     for (at, wanted) in [(t, "stale_command"), (t + 1, "ok")] {
         let command = b.command(&[("USD", &three)], at);
-        assert_eq!(
-            verdict(&b.backfill(command)),
-            [wanted],
-            "{} ms against backfill",
-            at - t - 1
-        );
+        assert_eq!(verdict(&b.backfill(command)), [wanted], "{} ms against backfill", at - t - 1);
     }
     assert_eq!(b.accounts()[0]["iban"], three.as_str());
 
@@ -224,19 +174,14 @@ pub fn a_backfilled_command_is_answered_like_a_live_one(ctx: &Ctx) {
     assert!(b.backfill(dead).is_empty());
     let letters = b.site.read(&b.site.topics.dead_letters);
     assert_eq!(letters.len(), 1);
-    assert_eq!(
-        letters[0].header("dlq-topic"),
-        Some(b.site.topics.backfill.as_str())
-    );
+    assert_eq!(letters[0].header("dlq-topic"), Some(b.site.topics.backfill.as_str()));
     assert_eq!(letters[0].header("dlq-reason"), Some("malformed_json"));
     b.worker.stop();
 }
 
 /// `backfill.completions = "applied"`: stale and replayed ones are silent, the rest is answered.
 pub fn only_applied_backfill_is_answered_where_so_configured(ctx: &Ctx) {
-    let mut b = Bench::new(ctx, "applied", |spec| {
-        spec.text("backfill.completions", "applied")
-    });
+    let mut b = Bench::new(ctx, "applied", |spec| spec.text("backfill.completions", "applied"));
     let [one, two] = [(); 2].map(|()| b.random.iban());
     let t = now_ms();
     let first = b.command(&[("USD", &one)], t);
@@ -255,7 +200,6 @@ pub fn only_applied_backfill_is_answered_where_so_configured(ctx: &Ctx) {
 }
 
 fn request_of(command: &Command) -> String {
-    let value: Value =
-        serde_json::from_slice(command.value.as_deref().expect("a value")).expect("JSON");
+    let value: Value = serde_json::from_slice(command.value.as_deref().expect("a value")).expect("JSON");
     value["request_id"].as_str().expect("an id").to_string()
 }

@@ -33,12 +33,7 @@ pub fn inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown(_:
     for _ in 0..6 {
         wait_more(&site, &mut done, 300, || {
             if let Some(status) = worker.exited() {
-                assert_eq!(
-                    status.code(),
-                    Some(1),
-                    "an end is fatal and says so:\n{}",
-                    worker.log()
-                );
+                assert_eq!(status.code(), Some(1), "an end is fatal and says so:\n{}", worker.log());
                 worker = spec.start();
             }
         });

@@ -93,10 +93,7 @@ pub fn inv_8_a_zombie_that_wakes_up_writes_nothing_more(ctx: &Ctx) {
     let (_, log) = load.stop();
     site.wait_processed(&mut [&mut heir], 90);
     match zombie.exited() {
-        Some(status) => assert!(
-            !status.success(),
-            "a zombie that ends does not report success"
-        ),
+        Some(status) => assert!(!status.success(), "a zombie that ends does not report success"),
         None => drop(zombie.stop()),
     }
     heir.stop();
@@ -107,29 +104,20 @@ pub fn inv_8_a_zombie_that_wakes_up_writes_nothing_more(ctx: &Ctx) {
 pub fn inv_8_a_fenced_instance_writes_nothing_more(ctx: &Ctx) {
     let site = Site::new(ctx, "fenced", 2);
     let load = Load::start(&site, Generator::new(204, 2, 100), 800);
-    let (a, b) = (
-        site.spec("a").instance("same"),
-        site.spec("b").instance("same"),
-    );
+    let (a, b) = (site.spec("a").instance("same"), site.spec("b").instance("same"));
     let mut first = a.start();
     let before = wait_progress(&site, &mut [&mut first], 0, 300);
     first.freeze();
     let mut second = b.start();
     let taken = wait_progress(&site, &mut [&mut second], before, 1500);
     first.thaw();
-    wait_until("one of the two has given way", 60, || {
-        first.exited().is_some() || second.exited().is_some()
-    });
+    wait_until("one of the two has given way", 60, || first.exited().is_some() || second.exited().is_some());
     wait_progress(&site, &mut [], taken, 1500);
     let (_, log) = load.stop();
     site.wait_processed(&mut [], 90);
     for worker in [&mut first, &mut second] {
         match worker.exited() {
-            Some(status) => assert_eq!(
-                status.code(),
-                Some(1),
-                "a fenced process ends with exit code 1"
-            ),
+            Some(status) => assert_eq!(status.code(), Some(1), "a fenced process ends with exit code 1"),
             None => drop(worker.stop()),
         }
     }

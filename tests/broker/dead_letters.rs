@@ -22,10 +22,7 @@ fn good(random: &mut Random) -> Command {
 fn run_and_compare(ctx: &Ctx, name: &str, commands: Vec<Command>) {
     let site = Site::new(ctx, name, 1);
     let mut random = Random(21);
-    let mixed = commands
-        .into_iter()
-        .flat_map(|c| [c, good(&mut random)])
-        .collect();
+    let mixed = commands.into_iter().flat_map(|c| [c, good(&mut random)]).collect();
     let log = site.send(mixed);
     let spec = site.spec("w");
     let mut worker = spec.start();
@@ -49,48 +46,18 @@ pub fn every_dead_letter_is_the_record_as_it_came_with_its_reason(ctx: &Ctx) {
         (Some(b"null".to_vec()), "not_an_object"),
         (Some(b"12".to_vec()), "not_an_object"),
         (Some(b"{}".to_vec()), "invalid_request_id"),
-        (
-            Some(b"{\"request_id\":null}".to_vec()),
-            "invalid_request_id",
-        ),
+        (Some(b"{\"request_id\":null}".to_vec()), "invalid_request_id"),
         (Some(b"{\"request_id\":12}".to_vec()), "invalid_request_id"),
-        (
-            Some(b"{\"request_id\":\"\"}".to_vec()),
-            "invalid_request_id",
-        ),
-        (
-            Some(format!("{{\"request_id\":\"{}\"}}", id.replace('-', "")).into_bytes()),
-            "invalid_request_id",
-        ),
-        (
-            Some(format!("{{\"request_id\":\"{{{id}}}\"}}").into_bytes()),
-            "invalid_request_id",
-        ),
-        (
-            Some(format!("{{\"request_id\":\"urn:uuid:{id}\"}}").into_bytes()),
-            "invalid_request_id",
-        ),
-        (
-            Some(format!("{{\"request_id\":\"{id}\",\"request_id\":\"{id}\"}}").into_bytes()),
-            "invalid_request_id",
-        ),
-        (
-            Some(format!("{{\"request_id\":\"{id}\",\"request\\u005fid\":1}}").into_bytes()),
-            "invalid_request_id",
-        ),
+        (Some(b"{\"request_id\":\"\"}".to_vec()), "invalid_request_id"),
+        (Some(format!("{{\"request_id\":\"{}\"}}", id.replace('-', "")).into_bytes()), "invalid_request_id"),
+        (Some(format!("{{\"request_id\":\"{{{id}}}\"}}").into_bytes()), "invalid_request_id"),
+        (Some(format!("{{\"request_id\":\"urn:uuid:{id}\"}}").into_bytes()), "invalid_request_id"),
+        (Some(format!("{{\"request_id\":\"{id}\",\"request_id\":\"{id}\"}}").into_bytes()), "invalid_request_id"),
+        (Some(format!("{{\"request_id\":\"{id}\",\"request\\u005fid\":1}}").into_bytes()), "invalid_request_id"),
     ];
-    let mut commands: Vec<Command> = rows
-        .iter()
-        .map(|(value, reason)| dead(value.as_deref(), reason))
-        .collect();
+    let mut commands: Vec<Command> = rows.iter().map(|(value, reason)| dead(value.as_deref(), reason)).collect();
     for (n, command) in commands.iter_mut().enumerate() {
-        command.key = [
-            None,
-            Some(vec![]),
-            Some(vec![0, 0xff, n as u8]),
-            Some(CARD.into()),
-        ][n % 4]
-            .clone();
+        command.key = [None, Some(vec![]), Some(vec![0, 0xff, n as u8]), Some(CARD.into())][n % 4].clone();
         command.headers = vec![
             ("binary".into(), Some(vec![0, 0xff, 0x80])),
             ("twice".into(), Some(b"1".to_vec())),
@@ -108,9 +75,7 @@ pub fn every_dead_letter_is_the_record_as_it_came_with_its_reason(ctx: &Ctx) {
 pub fn bad_input_of_every_kind_is_answered_and_stops_nothing(ctx: &Ctx) {
     let id = Random(23).uuid();
     let valid = format!("{{\"request_id\":\"{id}\",\"card_id\":\"{CARD}\"}}");
-    let with = |more: &str| {
-        format!("{{\"request_id\":\"{id}\",\"card_id\":\"{CARD}\",{more}}}").into_bytes()
-    };
+    let with = |more: &str| format!("{{\"request_id\":\"{id}\",\"card_id\":\"{CARD}\",{more}}}").into_bytes();
     let malformed: Vec<Vec<u8>> = vec![
         [b"\xef\xbb\xbf", valid.as_bytes()].concat(),
         b"\xff\xfe{\x00}\x00".to_vec(),
@@ -141,10 +106,7 @@ pub fn bad_input_of_every_kind_is_answered_and_stops_nothing(ctx: &Ctx) {
         valid.replace(':', "=").into_bytes(),
         with(&format!("\"x\":{}{}", "[".repeat(16), "]".repeat(16))),
     ];
-    let mut commands: Vec<Command> = malformed
-        .iter()
-        .map(|v| dead(Some(v), "malformed_json"))
-        .collect();
+    let mut commands: Vec<Command> = malformed.iter().map(|v| dead(Some(v), "malformed_json")).collect();
     commands.extend(odd_but_answerable());
     run_and_compare(ctx, "bad", commands);
 }
@@ -155,21 +117,12 @@ fn odd_but_answerable() -> Vec<Command> {
     let mut reject = |more: &str, code: &'static str, path: &'static str| {
         let request_id = random.uuid();
         let value = format!("{{\"request_id\":\"{request_id}\",\"card_id\":\"{CARD}\",{more}}}");
-        let meaning = Meaning::Reject {
-            request_id,
-            card_id: Some(CARD.into()),
-            code,
-            path,
-        };
+        let meaning = Meaning::Reject { request_id, card_id: Some(CARD.into()), code, path };
         Command::new(0, Some(CARD.as_bytes()), Some(value.as_bytes()), meaning)
     };
     let mut commands = vec![
         // Sixteen levels with the root are allowed.
-        reject(
-            &format!("\"x\":{}{}", "[".repeat(15), "]".repeat(15)),
-            "unknown_field",
-            "",
-        ),
+        reject(&format!("\"x\":{}{}", "[".repeat(15), "]".repeat(15)), "unknown_field", ""),
         reject("\"x\":1e308", "unknown_field", ""),
         reject("\"x\":18446744073709551616", "unknown_field", ""),
         reject("\"x\":\"\\u0000\"", "unknown_field", ""),
@@ -202,20 +155,14 @@ pub fn a_command_without_a_timestamp_is_stamped_with_the_decision_time(ctx: &Ctx
     let command = site.send_one(good(&mut random).at(-1));
     let letter = site.send_one(dead(Some(b"{"), "malformed_json").at(-1));
     let stored = site.read(&site.topics.commands);
-    assert!(
-        stored[0].timestamp.is_none_or(|t| t < 0),
-        "the broker kept it without a time: {stored:?}"
-    );
+    assert!(stored[0].timestamp.is_none_or(|t| t < 0), "the broker kept it without a time: {stored:?}");
     let mut worker = site.spec("w").start();
     site.wait_processed(&mut [&mut worker], 60);
     worker.stop();
     let answer = site.answer_to(&command);
     assert_eq!(answer.json()["status"], "ok");
     let cards = site.read(&site.topics.cards);
-    assert_eq!(
-        cards[0].json()["accounts"][0]["updated_at"].as_i64(),
-        answer.timestamp
-    );
+    assert_eq!(cards[0].json()["accounts"][0]["updated_at"].as_i64(), answer.timestamp);
     let dead = site.read(&site.topics.dead_letters);
     assert_eq!(dead.len(), 1);
     check_dead_letter(&site, &letter, &dead[0], "malformed_json");
@@ -226,17 +173,13 @@ pub fn a_record_too_large_for_the_dead_letter_topic_goes_there_without_its_value
     let site = Site::new(ctx, "zstd", 1);
     let mut random = Random(26);
     // Repeats at a distance that only the larger window of Zstandard sees.
-    let block: Vec<u8> = (0..25_000)
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect();
+    let block: Vec<u8> = (0..25_000).flat_map(|_| random.next().to_le_bytes()).collect();
     let value = block.repeat(25);
     assert_eq!(value.len(), 5_000_000);
     let zstd = [("compression.type", "zstd"), ("compression.level", "3")];
     let mut producer = Producer::with(&site.bootstrap, &site.topics.commands, &zstd);
     let mut log = producer.send(vec![good(&mut random)]);
-    log.extend(producer.send(vec![
-        dead(Some(&value), "payload_too_large").header("own", "kept"),
-    ]));
+    log.extend(producer.send(vec![dead(Some(&value), "payload_too_large").header("own", "kept")]));
     log.extend(producer.send(vec![good(&mut random), dead(Some(b"{"), "malformed_json")]));
     let spec = site.spec("w");
     let mut worker = spec.start();
@@ -244,11 +187,7 @@ pub fn a_record_too_large_for_the_dead_letter_topic_goes_there_without_its_value
     worker.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
     let letters = site.read(&site.topics.dead_letters);
-    assert_eq!(
-        letters[0].header("dlq-value-omitted"),
-        Some("true"),
-        "the broker cannot have taken the value"
-    );
+    assert_eq!(letters[0].header("dlq-value-omitted"), Some("true"), "the broker cannot have taken the value");
 }
 
 /// INV-10: nothing of a payload is printed, at the most talkative level.
@@ -258,14 +197,8 @@ pub fn inv_10_no_payload_value_is_ever_logged(ctx: &Ctx) {
     let iban = random.iban();
     let mut commands = vec![
         Command::update(0, &random.uuid(), CARD, &[("IBAN", "USD", &iban)]),
-        dead(
-            Some(format!("{{\"request_id\":\"{iban}\"}}").as_bytes()),
-            "invalid_request_id",
-        ),
-        dead(
-            Some(format!("{{\"iban\":\"{iban}\"").as_bytes()),
-            "malformed_json",
-        ),
+        dead(Some(format!("{{\"request_id\":\"{iban}\"}}").as_bytes()), "invalid_request_id"),
+        dead(Some(format!("{{\"iban\":\"{iban}\"").as_bytes()), "malformed_json"),
         dead(Some(format!("\"{iban}\"").as_bytes()), "not_an_object"),
     ];
     for text in [
@@ -275,16 +208,8 @@ pub fn inv_10_no_payload_value_is_ever_logged(ctx: &Ctx) {
         format!("\"{iban}\":1"),
         format!("\"accounts\":\"{iban}\""),
     ] {
-        let value = format!(
-            "{{\"request_id\":\"{}\",\"card_id\":\"{CARD}\",{text}}}",
-            random.uuid()
-        );
-        commands.push(Command::new(
-            0,
-            Some(CARD.as_bytes()),
-            Some(value.as_bytes()),
-            Meaning::Invisible,
-        ));
+        let value = format!("{{\"request_id\":\"{}\",\"card_id\":\"{CARD}\",{text}}}", random.uuid());
+        commands.push(Command::new(0, Some(CARD.as_bytes()), Some(value.as_bytes()), Meaning::Invisible));
     }
     let count = commands.len();
     site.send(commands);
@@ -292,25 +217,15 @@ pub fn inv_10_no_payload_value_is_ever_logged(ctx: &Ctx) {
     site.wait_processed(&mut [&mut worker], 60);
     worker.stop();
     assert!(!worker.log().is_empty(), "there is something to look at");
-    assert!(
-        !worker.log().contains(&iban[4..]),
-        "an account number was printed:\n{}",
-        worker.log()
-    );
+    assert!(!worker.log().contains(&iban[4..]), "an account number was printed:\n{}", worker.log());
     let (answers, letters) = (site.completions(), site.read(&site.topics.dead_letters));
     assert_eq!(answers.len() + letters.len(), count);
     for record in answers {
         let text = String::from_utf8(record.value.expect("a value")).expect("UTF-8");
-        assert!(
-            !text.contains(&iban[4..]),
-            "a completion carries an account number: {text}"
-        );
+        assert!(!text.contains(&iban[4..]), "a completion carries an account number: {text}");
     }
     for letter in letters {
         let message = letter.header("dlq-message").expect("a message");
-        assert!(
-            !message.contains(&iban[4..]),
-            "a dead letter's message carries a payload value: {message}"
-        );
+        assert!(!message.contains(&iban[4..]), "a dead letter's message carries a payload value: {message}");
     }
 }

@@ -47,10 +47,7 @@ fn duplicates(ctx: &Ctx, setting: &str, mode: OnDuplicate) {
     let mut worker = spec.start();
     site.wait_processed(&mut [&mut worker], 60);
     worker.stop();
-    Check::new(&site, &log)
-        .on_duplicate(mode)
-        .state(&spec.state_dir)
-        .run();
+    Check::new(&site, &log).on_duplicate(mode).state(&spec.state_dir).run();
 }
 
 /// Another meaning under a known id: an error, and the first outcome stays.
@@ -59,26 +56,11 @@ pub fn a_reused_id_with_other_content_conflicts_and_changes_nothing(ctx: &Ctx) {
     let mut random = Random(3);
     let (request, card, other_card) = (random.uuid(), random.uuid(), random.uuid());
     let (one, two) = (random.iban(), random.iban());
-    let first = Command::update(
-        0,
-        &request,
-        &card,
-        &[("IBAN", "USD", &one), ("IBAN", "EUR", &two)],
-    );
+    let first = Command::update(0, &request, &card, &[("IBAN", "USD", &one), ("IBAN", "EUR", &two)]);
     let other_iban = Command::update(0, &request, &card, &[("IBAN", "USD", &two)]);
-    let other_order = Command::update(
-        0,
-        &request,
-        &card,
-        &[("IBAN", "EUR", &two), ("IBAN", "USD", &one)],
-    );
+    let other_order = Command::update(0, &request, &card, &[("IBAN", "EUR", &two), ("IBAN", "USD", &one)]);
     let nothing = Command::update(0, &request, &card, &[]);
-    let elsewhere = Command::update(
-        0,
-        &request,
-        &other_card,
-        &[("IBAN", "USD", &one), ("IBAN", "EUR", &two)],
-    );
+    let elsewhere = Command::update(0, &request, &other_card, &[("IBAN", "USD", &one), ("IBAN", "EUR", &two)]);
     let spec = site.spec("w");
     let mut log = site.send(vec![first.clone(), other_iban.clone(), first.clone()]);
     let mut worker = spec.start();
@@ -130,30 +112,18 @@ pub fn an_id_is_new_again_when_the_window_is_over_also_after_a_restart(ctx: &Ctx
         assert_eq!(again.value, first.value);
     }
     worker.stop();
-    wait_until("the window is over", 30, || {
-        now_ms() > decided + WINDOW_MS + 200
-    });
+    wait_until("the window is over", 30, || now_ms() > decided + WINDOW_MS + 200);
     let mut worker = spec.start();
     let late = site.send_one(command.clone());
     site.wait_processed(&mut [&mut worker], 60);
     let late = site.answer_to(&late);
-    assert_eq!(
-        late.header("idempotent-replayed"),
-        None,
-        "the id is new again"
-    );
+    assert_eq!(late.header("idempotent-replayed"), None, "the id is new again");
     assert_eq!(late.json()["status"], "ok");
     let decided = late.timestamp.expect("a time");
-    wait_until("the window is over again", 30, || {
-        now_ms() > decided + WINDOW_MS + 200
-    });
+    wait_until("the window is over again", 30, || now_ms() > decided + WINDOW_MS + 200);
     let later = site.send_one(command);
     site.wait_processed(&mut [&mut worker], 30);
-    assert_eq!(
-        site.answer_to(&later).header("idempotent-replayed"),
-        None,
-        "also without a restart"
-    );
+    assert_eq!(site.answer_to(&later).header("idempotent-replayed"), None, "also without a restart");
     worker.stop();
 }
 

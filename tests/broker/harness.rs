@@ -20,30 +20,18 @@ pub fn what_is_sent_is_read_back_byte_for_byte(ctx: &Ctx) {
     commands[2].value = None;
     commands[3].value = Some(vec![]);
     commands[4].timestamp = -1;
-    commands[5].headers = vec![
-        ("a".into(), None),
-        ("b".into(), Some(vec![])),
-        ("a".into(), Some(vec![0, 255])),
-    ];
+    commands[5].headers = vec![("a".into(), None), ("b".into(), Some(vec![])), ("a".into(), Some(vec![0, 255]))];
     let mut log = site.send(commands[..250].to_vec());
     let zstd = [("compression.type", "zstd")];
-    log.extend(
-        Producer::with(&site.bootstrap, &site.topics.commands, &zstd)
-            .send(commands[250..].to_vec()),
-    );
+    log.extend(Producer::with(&site.bootstrap, &site.topics.commands, &zstd).send(commands[250..].to_vec()));
     let records = site.read(&site.topics.commands);
     assert_eq!(records.len(), log.len());
     for command in &log {
-        let found = records
-            .iter()
-            .find(|r| (r.partition, r.offset) == (command.partition, command.offset));
+        let found = records.iter().find(|r| (r.partition, r.offset) == (command.partition, command.offset));
         let record = found.expect("the record is there");
         assert_eq!((&record.key, &record.value), (&command.key, &command.value));
         assert_eq!(record.headers, command.headers);
-        assert_eq!(
-            record.timestamp,
-            Some(command.timestamp).filter(|t| *t >= 0)
-        );
+        assert_eq!(record.timestamp, Some(command.timestamp).filter(|t| *t >= 0));
     }
 }
 
@@ -55,44 +43,25 @@ pub fn the_tools_of_the_tests_do_what_they_say(ctx: &Ctx) {
     let id = format!("{topic}.tools");
     let mut producer = Producer::with(&site.bootstrap, topic, &[("transactional.id", &id)]);
     let wait = Duration::from_secs(30);
-    producer
-        .transactions()
-        .init_transactions(wait)
-        .expect("transactions");
+    producer.transactions().init_transactions(wait).expect("transactions");
     producer.transactions().begin_transaction().expect("begun");
     let log = producer.send(generator.take(100));
-    producer
-        .transactions()
-        .commit_transaction(wait)
-        .expect("committed");
+    producer.transactions().commit_transaction(wait).expect("committed");
     producer.transactions().begin_transaction().expect("begun");
     producer.send(generator.take(50));
     assert!((0..2).any(|p| site.admin.stable_end(topic, p) < site.admin.watermarks(topic, p).1));
-    producer
-        .transactions()
-        .abort_transaction(wait)
-        .expect("aborted");
+    producer.transactions().abort_transaction(wait).expect("aborted");
     assert_eq!(site.read(topic).len(), 100, "only what was committed");
 
-    let client: BaseConsumer = config(&site.bootstrap)
-        .set("group.id", &site.group)
-        .create()
-        .expect("a consumer");
+    let client: BaseConsumer = config(&site.bootstrap).set("group.id", &site.group).create().expect("a consumer");
     client.subscribe(&[topic]).expect("subscribed");
     crate::support::wait_until("the group has a member", 30, || {
         let _ = client.poll(Duration::from_millis(50));
-        site.admin
-            .members()
-            .first()
-            .is_some_and(|partitions| partitions.len() == 2)
+        site.admin.members().first().is_some_and(|partitions| partitions.len() == 2)
     });
     let mut offsets = TopicPartitionList::new();
-    offsets
-        .add_partition_offset(topic, 1, Offset::Offset(7))
-        .expect("an offset");
-    client
-        .commit(&offsets, CommitMode::Sync)
-        .expect("committed");
+    offsets.add_partition_offset(topic, 1, Offset::Offset(7)).expect("an offset");
+    client.commit(&offsets, CommitMode::Sync).expect("committed");
     assert_eq!(site.admin.committed(topic, 2), [None, Some(7)]);
     drop(client);
     site.admin.delete_group();
@@ -100,10 +69,7 @@ pub fn the_tools_of_the_tests_do_what_they_say(ctx: &Ctx) {
 
     site.admin.trim(topic, 0, 10);
     assert_eq!(site.admin.watermarks(topic, 0).0, 10);
-    let kept = log
-        .iter()
-        .filter(|c| c.partition == 1 || c.offset >= 10)
-        .count();
+    let kept = log.iter().filter(|c| c.partition == 1 || c.offset >= 10).count();
     assert_eq!(site.read(topic).len(), kept);
     site.admin.delete(&[topic]);
     site.admin.create(&site.topics.plans(2)[..1]);

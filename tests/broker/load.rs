@@ -29,10 +29,7 @@ pub fn inv_4_each_of_100_000_mixed_commands_is_answered_exactly_once(ctx: &Ctx) 
 pub fn inv_3_frequent_checkpoints_leave_the_fold_of_the_topics(ctx: &Ctx) {
     let site = Site::new(ctx, "checkpoints", 2);
     let mut generator = Generator::new(101, 2, 300);
-    let spec = site
-        .spec("w")
-        .set("checkpoint.max_tail_records", "500")
-        .text("checkpoint.interval", "1s");
+    let spec = site.spec("w").set("checkpoint.max_tail_records", "500").text("checkpoint.interval", "1s");
     let mut log = Vec::new();
     for _ in 0..3 {
         let mut worker = spec.start();
@@ -62,10 +59,7 @@ pub fn commands_of_one_card_apply_in_order(ctx: &Ctx) {
         &[("GBP", 2)],
     ];
     let commands = steps.iter().map(|step| {
-        let accounts: Vec<_> = step
-            .iter()
-            .map(|(currency, n)| ("IBAN", *currency, ibans[*n].as_str()))
-            .collect();
+        let accounts: Vec<_> = step.iter().map(|(currency, n)| ("IBAN", *currency, ibans[*n].as_str())).collect();
         Command::update(0, &random.uuid(), &card, &accounts)
     });
     let log = site.send(commands.collect());
@@ -74,17 +68,8 @@ pub fn commands_of_one_card_apply_in_order(ctx: &Ctx) {
     site.wait_processed(&mut [&mut worker], 60);
     worker.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
-    let last = site
-        .read(&site.topics.cards)
-        .pop()
-        .expect("a card record")
-        .json();
-    let currencies: Vec<_> = last["accounts"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|a| &a["currency"])
-        .collect();
+    let last = site.read(&site.topics.cards).pop().expect("a card record").json();
+    let currencies: Vec<_> = last["accounts"].as_array().expect("a list").iter().map(|a| &a["currency"]).collect();
     assert_eq!(currencies, ["CHF", "EUR", "USD", "GBP"]);
 }
 
@@ -98,9 +83,7 @@ pub fn aborted_records_of_an_upstream_are_never_seen(ctx: &Ctx) {
     let mut log = Vec::new();
     for _ in 0..3 {
         log.extend(upstream.transaction(generator.take(200), true));
-        let commands: Vec<_> = (0..50)
-            .map(|_| random_update(&mut generator.random))
-            .collect();
+        let commands: Vec<_> = (0..50).map(|_| random_update(&mut generator.random)).collect();
         upstream.transaction(commands.clone(), false);
         // The same requests come again, committed: they must be new then.
         log.extend(upstream.transaction(commands, true));
@@ -124,27 +107,16 @@ impl Upstream {
         let id = format!("{}.upstream", site.topics.commands);
         let settings = [("transactional.id", id.as_str()), ("linger.ms", "0")];
         let producer = Producer::with(&site.bootstrap, &site.topics.commands, &settings);
-        producer
-            .transactions()
-            .init_transactions(WAIT)
-            .expect("transactions");
+        producer.transactions().init_transactions(WAIT).expect("transactions");
         Upstream(producer)
     }
 
     /// Sends all in one transaction and commits or aborts it.
     fn transaction(&mut self, commands: Vec<Command>, commit: bool) -> Vec<Command> {
-        self.0
-            .transactions()
-            .begin_transaction()
-            .expect("a transaction");
+        self.0.transactions().begin_transaction().expect("a transaction");
         let sent = self.0.send(commands);
         let client = self.0.transactions();
-        if commit {
-            client.commit_transaction(WAIT)
-        } else {
-            client.abort_transaction(WAIT)
-        }
-        .expect("ended");
+        if commit { client.commit_transaction(WAIT) } else { client.abort_transaction(WAIT) }.expect("ended");
         sent
     }
 }

@@ -130,33 +130,20 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Broker, workers and readers share the machine: more at once only moves time-outs nearer.
     arguments.test_threads.get_or_insert(2);
-    let wanted = !arguments.list
-        && trials(&Err("not looked for".into()))
-            .iter()
-            .any(|t| !arguments.is_filtered_out(t));
-    let broker = if wanted {
-        Broker::find()
-    } else {
-        Err("not needed".into())
-    };
+    let wanted = !arguments.list && trials(&Err("not looked for".into())).iter().any(|t| !arguments.is_filtered_out(t));
+    let broker = if wanted { Broker::find() } else { Err("not needed".into()) };
     match &broker {
         Ok(broker) => {
-            eprintln!(
-                "broker: {} {} Kafka {}",
-                broker.how, broker.bootstrap, broker.version
-            );
+            eprintln!("broker: {} {} Kafka {}", broker.how, broker.bootstrap, broker.version);
         }
         Err(why) if wanted => not_run(why),
         Err(_) => {}
     }
     let mut all = trials(&broker);
-    all.push(Trial::test(
-        "model::the_generator_makes_every_kind_of_command",
-        || {
-            support::generate::self_test();
-            Ok(())
-        },
-    ));
+    all.push(Trial::test("model::the_generator_makes_every_kind_of_command", || {
+        support::generate::self_test();
+        Ok(())
+    }));
     let conclusion = libtest_mimic::run(&arguments, all);
     let missing = wanted && broker.is_err();
     drop(broker);
@@ -177,26 +164,19 @@ fn not_run(why: &str) {
 /// Every test, ready to run or to be reported as ignored with the reason.
 fn trials(broker: &Result<Broker, String>) -> Vec<Trial> {
     let context = match broker {
-        Ok(broker) => Ok(Arc::new(Ctx {
-            bootstrap: broker.bootstrap.clone(),
-        })),
+        Ok(broker) => Ok(Arc::new(Ctx { bootstrap: broker.bootstrap.clone() })),
         Err(why) => Err(format!("BROKER TESTS NOT RUN: {why}")),
     };
     let own = match broker {
-        Ok(broker) if broker.how != "java" => Err(format!(
-            "starts a broker of its own, which the way \"{}\" cannot",
-            broker.how
-        )),
+        Ok(broker) if broker.how != "java" => {
+            Err(format!("starts a broker of its own, which the way \"{}\" cannot", broker.how))
+        }
         _ => context.clone(),
     };
     let with = |tests: &'static [Test], context: Result<Arc<Ctx>, String>| {
-        tests
-            .iter()
-            .map(move |(name, test)| trial(name, *test, context.clone()))
+        tests.iter().map(move |(name, test)| trial(name, *test, context.clone()))
     };
-    with(OWN_BROKER_TESTS, own)
-        .chain(with(TESTS, context))
-        .collect()
+    with(OWN_BROKER_TESTS, own).chain(with(TESTS, context)).collect()
 }
 
 fn trial(name: &str, test: fn(&Ctx), context: Result<Arc<Ctx>, String>) -> Trial {

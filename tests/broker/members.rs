@@ -35,10 +35,7 @@ pub fn inv_6_processes_that_join_and_leave_under_load_decide_each_command_once(c
     let (_, log) = load.stop();
     site.wait_processed(&mut [&mut two], 90);
     two.stop();
-    Check::new(&site, &log)
-        .state(&a.state_dir)
-        .state(&b.state_dir)
-        .run();
+    Check::new(&site, &log).state(&a.state_dir).state(&b.state_dir).run();
 }
 
 /// Loops of one process share the partitions too.
@@ -66,11 +63,7 @@ pub fn two_workers_on_one_host_never_fence_each_other(ctx: &Ctx) {
     site.wait_processed(&mut [&mut one, &mut two], 60);
     for worker in [&mut one, &mut two] {
         worker.stop();
-        assert!(
-            !worker.said("fenced"),
-            "one fenced the other:\n{}",
-            worker.log()
-        );
+        assert!(!worker.said("fenced"), "one fenced the other:\n{}", worker.log());
     }
     Check::new(&site, &log).run();
 }

@@ -6,11 +6,7 @@ use crate::support::worker::Spec;
 use crate::support::{Ctx, Site};
 
 /// A site whose worker has processed `count` commands and was stopped.
-fn worked(
-    ctx: &Ctx,
-    name: &str,
-    count: usize,
-) -> (Site, Spec, Generator, Vec<crate::support::model::Command>) {
+fn worked(ctx: &Ctx, name: &str, count: usize) -> (Site, Spec, Generator, Vec<crate::support::model::Command>) {
     let site = Site::new(ctx, name, 1);
     let mut generator = Generator::new(500, 1, 50);
     let spec = site.spec("w");
@@ -29,11 +25,7 @@ pub fn topics_made_anew_under_a_stopped_worker_are_refused_until_accepted(ctx: &
     let log = site.send(generator.take(200));
     let mut refused = spec.start();
     refused.expect_refusal(60, &["--accept-new-topics"]);
-    assert!(
-        site.topics.all().iter().any(|t| refused.said(t)),
-        "the topic is named:\n{}",
-        refused.log()
-    );
+    assert!(site.topics.all().iter().any(|t| refused.said(t)), "the topic is named:\n{}", refused.log());
     let mut again = spec.start();
     again.expect_refusal(60, &["--accept-new-topics"]);
     let mut accepted = spec.clone().argument("--accept-new-topics").start();
@@ -69,10 +61,7 @@ pub fn a_commands_topic_made_anew_is_refused_by_name(ctx: &Ctx) {
     let more = site.send(generator.take(100));
     let mut refused = spec.start();
     refused.expect_refusal(60, &["--accept-new-topics", &site.topics.commands]);
-    let spec = spec
-        .argument("--accept-new-topics")
-        .argument("--start-at")
-        .argument("earliest");
+    let spec = spec.argument("--accept-new-topics").argument("--start-at").argument("earliest");
     let mut accepted = spec.start();
     site.wait_answers(log.len() + more.len(), &mut accepted, 60);
     accepted.stop();
@@ -100,12 +89,7 @@ pub fn topics_made_anew_under_a_running_worker_stop_it(ctx: &Ctx) {
 fn remake(site: &Site, topic: &str) {
     site.admin.delete(&[topic]);
     let plans = site.topics.plans(site.partitions);
-    site.admin.create(
-        &plans
-            .into_iter()
-            .filter(|p| p.name == topic)
-            .collect::<Vec<_>>(),
-    );
+    site.admin.create(&plans.into_iter().filter(|p| p.name == topic).collect::<Vec<_>>());
 }
 
 fn answers(site: &Site) -> usize {
@@ -121,17 +105,9 @@ pub fn deleted_group_offsets_are_refused_and_start_at_answered_doubles_nothing(c
     refused.expect_refusal(60, &["--start-at"]);
     let last = log[299].offset;
     let printed = refused.said(&last.to_string()) || refused.said(&(last + 1).to_string());
-    assert!(
-        printed,
-        "the greatest answered offset {last} is printed:\n{}",
-        refused.log()
-    );
+    assert!(printed, "the greatest answered offset {last} is printed:\n{}", refused.log());
     assert_eq!(answers(&site), 300, "nothing was decided meanwhile");
-    let mut accepted = spec
-        .clone()
-        .argument("--start-at")
-        .argument("answered")
-        .start();
+    let mut accepted = spec.clone().argument("--start-at").argument("answered").start();
     site.wait_processed(&mut [&mut accepted], 60);
     accepted.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
@@ -149,11 +125,7 @@ pub fn deleted_group_offsets_are_refused_without_a_state_directory_too(ctx: &Ctx
     std::fs::remove_dir_all(&spec.state_dir).expect("deleted");
     log.extend(site.send(generator.take(100)));
     spec.start().expect_refusal(60, &["--start-at"]);
-    let mut accepted = spec
-        .clone()
-        .argument("--start-at")
-        .argument("answered")
-        .start();
+    let mut accepted = spec.clone().argument("--start-at").argument("answered").start();
     site.wait_processed(&mut [&mut accepted], 60);
     accepted.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
@@ -166,11 +138,7 @@ pub fn an_input_trimmed_past_the_committed_offset_is_refused_with_the_range(ctx:
     site.admin.trim(&site.topics.commands, 0, 417);
     let mut refused = spec.start();
     refused.expect_refusal(60, &["300", "on_trimmed", &site.topics.commands]);
-    assert!(
-        refused.said("416") || refused.said("417"),
-        "the end of the gap is named:\n{}",
-        refused.log()
-    );
+    assert!(refused.said("416") || refused.said("417"), "the end of the gap is named:\n{}", refused.log());
     let mut skipping = spec.clone().text("ingest.on_trimmed", "skip").start();
     site.wait_processed(&mut [&mut skipping], 60);
     assert!(

@@ -11,72 +11,35 @@ fn refused(ctx: &Ctx, name: &str, words: &[&str], change: impl FnOnce(&mut Vec<T
 
 /// A topic is not there.
 pub fn a_missing_topic_is_refused_with_the_command_that_makes_it(ctx: &Ctx) {
-    for (n, role) in [
-        "commands",
-        "backfill",
-        "completions",
-        "cards",
-        "dead-letters",
-    ]
-    .iter()
-    .enumerate()
-    {
+    for (n, role) in ["commands", "backfill", "completions", "cards", "dead-letters"].iter().enumerate() {
         let ending = format!(".{role}");
-        refused(
-            ctx,
-            &format!("missing-{role}"),
-            &["topics apply", &ending],
-            |plans| drop(plans.remove(n)),
-        );
+        refused(ctx, &format!("missing-{role}"), &["topics apply", &ending], |plans| drop(plans.remove(n)));
     }
 }
 
 /// One topic has another number of partitions.
 pub fn unequal_partition_counts_are_refused(ctx: &Ctx) {
-    for (n, role) in [
-        "commands",
-        "backfill",
-        "completions",
-        "cards",
-        "dead-letters",
-    ]
-    .iter()
-    .enumerate()
-    {
+    for (n, role) in ["commands", "backfill", "completions", "cards", "dead-letters"].iter().enumerate() {
         let ending = format!(".{role}");
-        refused(
-            ctx,
-            &format!("unequal-{role}"),
-            &["partitions", &ending],
-            |plans| plans[n].partitions = 3,
-        );
+        refused(ctx, &format!("unequal-{role}"), &["partitions", &ending], |plans| plans[n].partitions = 3);
     }
 }
 
 /// The changelog would lose cards.
 pub fn a_cards_topic_that_is_not_compact_only_is_refused(ctx: &Ctx) {
-    refused(ctx, "not-compact", &[".cards", "cleanup.policy"], |p| {
-        p[3].set("cleanup.policy", "delete")
-    });
-    refused(ctx, "compact-delete", &[".cards", "cleanup.policy"], |p| {
-        p[3].set("cleanup.policy", "compact,delete")
-    });
+    refused(ctx, "not-compact", &[".cards", "cleanup.policy"], |p| p[3].set("cleanup.policy", "delete"));
+    refused(ctx, "compact-delete", &[".cards", "cleanup.policy"], |p| p[3].set("cleanup.policy", "compact,delete"));
 }
 
 /// The memory could not be restored.
 pub fn a_completions_retention_below_the_window_is_refused(ctx: &Ctx) {
-    refused(ctx, "short", &[".completions", "retention.ms"], |p| {
-        p[2].set("retention.ms", "86400000")
-    });
+    refused(ctx, "short", &[".completions", "retention.ms"], |p| p[2].set("retention.ms", "86400000"));
 }
 
 /// `topics.partitions` is set and something else is there.
 pub fn another_partition_count_than_configured_is_refused(ctx: &Ctx) {
     let site = Site::new(ctx, "count", 2);
-    site.spec("w")
-        .set("topics.partitions", "3")
-        .start()
-        .expect_refusal(30, &["topics.partitions", "3", "2"]);
+    site.spec("w").set("topics.partitions", "3").start().expect_refusal(30, &["topics.partitions", "3", "2"]);
 }
 
 /// The topics grew in place: a card would meet a partition that does not know it.
@@ -105,14 +68,8 @@ pub fn a_partition_count_that_changes_under_a_running_worker_stops_it(ctx: &Ctx)
 
 /// A dead-letter topic that takes no more than the input is named.
 pub fn a_dead_letter_topic_that_is_too_narrow_is_named(ctx: &Ctx) {
-    let site = Site::with(ctx, "narrow", 1, |plans| {
-        plans[4].set("max.message.bytes", "1000")
-    });
+    let site = Site::with(ctx, "narrow", 1, |plans| plans[4].set("max.message.bytes", "1000"));
     let mut worker = site.spec("w").start();
     worker.wait_said("max.message.bytes", 30);
-    assert!(
-        worker.said(&site.topics.dead_letters),
-        "the topic is named:\n{}",
-        worker.log()
-    );
+    assert!(worker.said(&site.topics.dead_letters), "the topic is named:\n{}", worker.log());
 }

@@ -12,10 +12,7 @@ use crate::support::{Ctx, Load, Site, files_below, wait_until};
 fn damage_rounds(ctx: &Ctx, name: &str, rounds: usize, hurt: impl Fn(&Path, usize)) {
     let site = Site::new(ctx, name, 2);
     let mut generator = Generator::new(400, 2, 150);
-    let spec = site
-        .spec("w")
-        .instance(name)
-        .set("checkpoint.max_tail_records", "1000");
+    let spec = site.spec("w").instance(name).set("checkpoint.max_tail_records", "1000");
     let mut log = site.send(generator.take(5000));
     let mut worker = spec.start();
     site.wait_processed(&mut [&mut worker], 60);
@@ -49,9 +46,7 @@ pub fn an_intact_state_directory_is_used(ctx: &Ctx) {
 
 /// It is gone.
 pub fn a_deleted_state_directory_is_restored_from_the_topics(ctx: &Ctx) {
-    damage_rounds(ctx, "deleted", 2, |dir, _| {
-        fs::remove_dir_all(dir).expect("deleted")
-    });
+    damage_rounds(ctx, "deleted", 2, |dir, _| fs::remove_dir_all(dir).expect("deleted"));
 }
 
 /// INV-2: files are cut short: all to the half, one by one, to nothing.
@@ -67,12 +62,7 @@ pub fn inv_2_a_truncated_state_directory_gives_no_wrong_answer(ctx: &Ctx) {
                 3 if n == 0 => length * 9 / 10,
                 _ => length,
             };
-            File::options()
-                .write(true)
-                .open(file)
-                .expect("a file")
-                .set_len(wanted)
-                .expect("cut");
+            File::options().write(true).open(file).expect("a file").set_len(wanted).expect("cut");
         }
     });
 }
@@ -92,11 +82,7 @@ pub fn inv_2_a_bit_flipped_state_directory_gives_no_wrong_answer(ctx: &Ctx) {
 fn data_files(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut files = files_below(dir);
     files.retain(|f| fs::metadata(f).is_ok_and(|m| m.len() > 64));
-    assert!(
-        !files.is_empty(),
-        "there is something to damage in {}",
-        dir.display()
-    );
+    assert!(!files.is_empty(), "there is something to damage in {}", dir.display());
     files
 }
 
@@ -104,9 +90,7 @@ fn flip_bits(file: &Path, flips: usize, random: &mut Random) {
     let mut bytes = fs::read(file).expect("a file");
     for _ in 0..flips {
         // Files may be allocated ahead; a flip in the unused part proves nothing.
-        let written = (0..1000)
-            .map(|_| random.below(bytes.len()))
-            .find(|at| bytes[*at] != 0);
+        let written = (0..1000).map(|_| random.below(bytes.len())).find(|at| bytes[*at] != 0);
         if let Some(at) = written {
             bytes[at] ^= 1 << random.below(8);
         }
@@ -128,21 +112,13 @@ pub fn sigterm_leaves_nothing_uncommitted_and_the_next_start_is_quick(ctx: &Ctx)
     assert!(took.as_secs() < 20, "it took {took:?}");
     let (_, log) = load.stop();
     let committed = site.committed();
-    let answered: Vec<Command> = log
-        .iter()
-        .filter(|c| c.offset < committed[c.partition as usize])
-        .cloned()
-        .collect();
+    let answered: Vec<Command> = log.iter().filter(|c| c.offset < committed[c.partition as usize]).cloned().collect();
     assert!(answered.len() < log.len(), "it was stopped under load");
     Check::new(&site, &answered).state(&spec.state_dir).run();
     let mut worker = spec.start();
     worker.wait_said("checkpoint", 30);
     site.wait_processed(&mut [&mut worker], 60);
-    assert!(
-        !worker.said("full restore"),
-        "a clean stop needs no rebuild:\n{}",
-        worker.log()
-    );
+    assert!(!worker.said("full restore"), "a clean stop needs no rebuild:\n{}", worker.log());
     worker.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
 }

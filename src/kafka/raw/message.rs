@@ -56,9 +56,7 @@ impl<C: ConsumerContext> Client<C> {
         }
         if wait_ms == 0 || taken > 0 {
             // SAFETY: as above, for the rest of the buffer.
-            let n = unsafe {
-                rd::rd_kafka_consume_batch_queue(queue, 0, buffer.as_mut_ptr().add(taken), most - taken)
-            };
+            let n = unsafe { rd::rd_kafka_consume_batch_queue(queue, 0, buffer.as_mut_ptr().add(taken), most - taken) };
             taken += usize::try_from(n).unwrap_or(0);
         }
         buffer.truncate(taken);
@@ -146,9 +144,7 @@ impl<'m> Iterator for HeaderIter<'m> {
         while !self.headers.is_null() {
             let (mut name, mut value, mut len) = (null(), null(), 0);
             // SAFETY: the message's headers, alive for `'m`; the call fills the three places or says that there is no more.
-            let code = unsafe {
-                rd::rd_kafka_header_get_all(self.headers, self.next, &mut name, &mut value, &mut len)
-            };
+            let code = unsafe { rd::rd_kafka_header_get_all(self.headers, self.next, &mut name, &mut value, &mut len) };
             if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return None;
             }

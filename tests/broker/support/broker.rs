@@ -22,10 +22,7 @@ pub const BROKER_SETTINGS: &[(&str, &str)] = &[
     ("node.id", "1"),
     ("process.roles", "broker,controller"),
     ("controller.listener.names", "CONTROLLER"),
-    (
-        "listener.security.protocol.map",
-        "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-    ),
+    ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT"),
     ("auto.create.topics.enable", "false"),
     ("offsets.topic.replication.factor", "1"),
     ("offsets.topic.num.partitions", "4"),
@@ -49,27 +46,16 @@ pub struct Broker {
 
 enum Owned {
     Nothing,
-    Docker {
-        _container: Box<Container<GenericImage>>,
-        _guard: Option<Guard>,
-    },
-    Java {
-        _server: java::Server,
-    },
+    Docker { _container: Box<Container<GenericImage>>, _guard: Option<Guard> },
+    Java { _server: java::Server },
 }
 
 impl Broker {
     /// The first of the three ways that works, or why none did.
     pub fn find() -> Result<Broker, String> {
         if let Some(bootstrap) = given() {
-            wait_reachable(&bootstrap, || None)
-                .map_err(|e| format!("KAFKA_BOOTSTRAP_SERVERS={bootstrap}: {e}"))?;
-            return Ok(Broker {
-                bootstrap,
-                how: "given",
-                version: "(version unknown)",
-                _owned: Owned::Nothing,
-            });
+            wait_reachable(&bootstrap, || None).map_err(|e| format!("KAFKA_BOOTSTRAP_SERVERS={bootstrap}: {e}"))?;
+            return Ok(Broker { bootstrap, how: "given", version: "(version unknown)", _owned: Owned::Nothing });
         }
         let docker = match start_docker() {
             Ok(broker) => return Ok(broker),
@@ -82,17 +68,13 @@ impl Broker {
                 version: KAFKA_VERSION,
                 _owned: Owned::Java { _server: server },
             }),
-            Err(java) => Err(format!(
-                "KAFKA_BOOTSTRAP_SERVERS is not set; Docker: {docker}; Java: {java}"
-            )),
+            Err(java) => Err(format!("KAFKA_BOOTSTRAP_SERVERS is not set; Docker: {docker}; Java: {java}")),
         }
     }
 }
 
 fn given() -> Option<String> {
-    std::env::var("KAFKA_BOOTSTRAP_SERVERS")
-        .ok()
-        .filter(|s| !s.trim().is_empty())
+    std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok().filter(|s| !s.trim().is_empty())
 }
 
 fn start_docker() -> Result<Broker, String> {
@@ -102,20 +84,11 @@ fn start_docker() -> Result<Broker, String> {
         .with_wait_for(WaitFor::message_on_stdout("Kafka Server started"))
         .with_mapped_port(port, 9092.tcp())
         .with_startup_timeout(Duration::from_secs(180))
-        .with_env_var(
-            "KAFKA_LISTENERS",
-            "PLAINTEXT://0.0.0.0:9092,CONTROLLER://localhost:9093",
-        )
-        .with_env_var(
-            "KAFKA_ADVERTISED_LISTENERS",
-            format!("PLAINTEXT://127.0.0.1:{port}"),
-        )
+        .with_env_var("KAFKA_LISTENERS", "PLAINTEXT://0.0.0.0:9092,CONTROLLER://localhost:9093")
+        .with_env_var("KAFKA_ADVERTISED_LISTENERS", format!("PLAINTEXT://127.0.0.1:{port}"))
         .with_env_var("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@localhost:9093");
     for (key, value) in BROKER_SETTINGS {
-        image = image.with_env_var(
-            format!("KAFKA_{}", key.to_uppercase().replace('.', "_")),
-            *value,
-        );
+        image = image.with_env_var(format!("KAFKA_{}", key.to_uppercase().replace('.', "_")), *value);
     }
     let container = image.start().map_err(|e| e.to_string())?;
     let guard = Guard::start("docker rm -f \"$0\" >/dev/null 2>&1", container.id()).ok();
@@ -125,10 +98,7 @@ fn start_docker() -> Result<Broker, String> {
         bootstrap,
         how: "docker",
         version: KAFKA_VERSION,
-        _owned: Owned::Docker {
-            _container: Box::new(container),
-            _guard: guard,
-        },
+        _owned: Owned::Docker { _container: Box::new(container), _guard: guard },
     })
 }
 
@@ -141,8 +111,7 @@ fn docker_answers() -> Result<(), String> {
     if let Some(path) = host.strip_prefix("unix://") {
         std::os::unix::net::UnixStream::connect(path).map_err(|e| format!("{host}: {e}"))?;
     } else if host.is_empty() {
-        std::os::unix::net::UnixStream::connect("/var/run/docker.sock")
-            .map_err(|e| format!("docker.sock: {e}"))?;
+        std::os::unix::net::UnixStream::connect("/var/run/docker.sock").map_err(|e| format!("docker.sock: {e}"))?;
     }
     Ok(())
 }
@@ -150,20 +119,12 @@ fn docker_answers() -> Result<(), String> {
 /// A loopback port that was free a moment ago.
 pub fn free_port() -> Result<u16, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
-    listener
-        .local_addr()
-        .map(|a| a.port())
-        .map_err(|e| e.to_string())
+    listener.local_addr().map(|a| a.port()).map_err(|e| e.to_string())
 }
 
 /// Waits until the broker answers a metadata request; `ended` says when waiting is pointless.
-pub fn wait_reachable(
-    bootstrap: &str,
-    mut ended: impl FnMut() -> Option<String>,
-) -> Result<(), String> {
-    let consumer: BaseConsumer = client::config(bootstrap)
-        .create()
-        .map_err(|e| e.to_string())?;
+pub fn wait_reachable(bootstrap: &str, mut ended: impl FnMut() -> Option<String>) -> Result<(), String> {
+    let consumer: BaseConsumer = client::config(bootstrap).create().map_err(|e| e.to_string())?;
     let deadline = std::time::Instant::now() + Duration::from_secs(90);
     loop {
         match consumer.fetch_metadata(None, Duration::from_secs(2)) {

@@ -16,9 +16,7 @@ use super::model::Command;
 /// The settings every client of the tests has.
 pub fn config(bootstrap: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", bootstrap)
-        .set("log_level", "2");
+    config.set("bootstrap.servers", bootstrap).set("log_level", "2");
     config
 }
 
@@ -64,14 +62,8 @@ impl Producer {
         for (key, value) in settings {
             config.set(*key, *value);
         }
-        let inner = config
-            .create_with_context(Delivered(Mutex::new(Vec::new())))
-            .expect("a producer");
-        Producer {
-            inner,
-            topic: topic.to_string(),
-            next: 0,
-        }
+        let inner = config.create_with_context(Delivered(Mutex::new(Vec::new()))).expect("a producer");
+        Producer { inner, topic: topic.to_string(), next: 0 }
     }
 
     /// Sends all, waits for their acknowledgements and fills in the offsets.
@@ -80,15 +72,10 @@ impl Producer {
         for command in &commands {
             self.enqueue(command);
         }
-        self.inner
-            .flush(Duration::from_secs(60))
-            .expect("all records acknowledged");
+        self.inner.flush(Duration::from_secs(60)).expect("all records acknowledged");
         let delivered = self.inner.context().0.lock().unwrap();
         for (command, outcome) in commands.iter_mut().zip(&delivered[first..]) {
-            command.offset = outcome
-                .clone()
-                .expect("a delivery report")
-                .expect("the record is stored");
+            command.offset = outcome.clone().expect("a delivery report").expect("the record is stored");
         }
         commands
     }
@@ -103,9 +90,7 @@ impl Producer {
         self.next += 1;
         self.inner.context().0.lock().unwrap().push(None);
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
-            BaseRecord::with_opaque_to(&self.topic, index)
-                .partition(command.partition)
-                .timestamp(command.timestamp);
+            BaseRecord::with_opaque_to(&self.topic, index).partition(command.partition).timestamp(command.timestamp);
         record.key = command.key.as_deref();
         record.payload = command.value.as_deref();
         if !command.headers.is_empty() {
@@ -123,14 +108,7 @@ impl Producer {
 }
 
 fn owned_headers(headers: &[(String, Option<Vec<u8>>)]) -> OwnedHeaders {
-    headers
-        .iter()
-        .fold(OwnedHeaders::new(), |all, (key, value)| {
-            all.insert(Header {
-                key,
-                value: value.as_ref(),
-            })
-        })
+    headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: value.as_ref() }))
 }
 
 /// A record as read back.
@@ -152,11 +130,8 @@ pub struct Record {
 
 impl Record {
     fn from(message: &BorrowedMessage<'_>) -> Record {
-        let headers = message.headers().map(|all| {
-            all.iter()
-                .map(|h| (h.key.to_string(), h.value.map(<[u8]>::to_vec)))
-                .collect()
-        });
+        let headers =
+            message.headers().map(|all| all.iter().map(|h| (h.key.to_string(), h.value.map(<[u8]>::to_vec))).collect());
         Record {
             partition: message.partition(),
             offset: message.offset(),
@@ -176,8 +151,7 @@ impl Record {
 
     /// The value as JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(self.value.as_deref().expect("a value"))
-            .expect("a value that is JSON")
+        serde_json::from_slice(self.value.as_deref().expect("a value")).expect("a value that is JSON")
     }
 }
 
@@ -202,15 +176,10 @@ impl Reader {
             .expect("a consumer");
         let mut list = TopicPartitionList::new();
         for partition in 0..partitions {
-            list.add_partition_offset(topic, partition, Offset::Beginning)
-                .expect("an offset");
+            list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
         }
         consumer.assign(&list).expect("an assignment");
-        Reader {
-            consumer,
-            topic: topic.to_string(),
-            partitions,
-        }
+        Reader { consumer, topic: topic.to_string(), partitions }
     }
 
     /// What arrives within `wait`, at once if something is there.
@@ -228,11 +197,7 @@ impl Reader {
         let mut ended = vec![false; self.partitions as usize];
         let mut deadline = Instant::now() + Duration::from_secs(60);
         while ended.iter().any(|e| !e) {
-            assert!(
-                Instant::now() < deadline,
-                "no end of {} within a minute",
-                self.topic
-            );
+            assert!(Instant::now() < deadline, "no end of {} within a minute", self.topic);
             match self.consumer.poll(Duration::from_millis(200)) {
                 None => continue,
                 Some(Ok(message)) => records.push(Record::from(&message)),

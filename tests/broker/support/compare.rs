@@ -24,13 +24,7 @@ type Source = (i32, i64);
 impl<'a> Check<'a> {
     /// Everything that was ever sent to the live input, in the order of sending.
     pub fn new(site: &'a Site, log: &'a [Command]) -> Check<'a> {
-        Check {
-            site,
-            log,
-            on_duplicate: OnDuplicate::Replay,
-            utc_offset_minutes: 0,
-            states: Vec::new(),
-        }
+        Check { site, log, on_duplicate: OnDuplicate::Replay, utc_offset_minutes: 0, states: Vec::new() }
     }
 
     /// `dedup.on_duplicate` of the worker.
@@ -69,11 +63,7 @@ impl<'a> Check<'a> {
     }
 
     /// Each command has exactly the answer the model gives it; nothing else is there.
-    fn answers(
-        &self,
-        answers: &HashMap<Source, &Record>,
-        dead: &HashMap<Source, &Record>,
-    ) -> Vec<Fold> {
+    fn answers(&self, answers: &HashMap<Source, &Record>, dead: &HashMap<Source, &Record>) -> Vec<Fold> {
         let mut folds: Vec<Fold> = (0..self.site.partitions).map(|_| Fold::default()).collect();
         let (mut answered, mut died) = (0, 0);
         for command in in_partition_order(self.log) {
@@ -86,9 +76,7 @@ impl<'a> Check<'a> {
                     died += 1;
                     check_dead_letter(self.site, command, letter, reason);
                 }
-                (_, Some(answer), None)
-                    if !matches!(expected, Expected::Dead(_) | Expected::Silence) =>
-                {
+                (_, Some(answer), None) if !matches!(expected, Expected::Dead(_) | Expected::Silence) => {
                     answered += 1;
                     self.check_answer(command, &expected, answer, answers);
                 }
@@ -99,67 +87,32 @@ impl<'a> Check<'a> {
                 ),
             }
         }
-        assert_eq!(
-            (answered, died),
-            (answers.len(), dead.len()),
-            "nothing is answered that was not asked"
-        );
+        assert_eq!((answered, died), (answers.len(), dead.len()), "nothing is answered that was not asked");
         folds
     }
 
-    fn check_answer(
-        &self,
-        command: &Command,
-        expected: &Expected,
-        answer: &Record,
-        all: &HashMap<Source, &Record>,
-    ) {
+    fn check_answer(&self, command: &Command, expected: &Expected, answer: &Record, all: &HashMap<Source, &Record>) {
         let at = (command.partition, command.offset);
-        assert_eq!(
-            answer.partition, command.partition,
-            "{at:?}: the partition of the input"
-        );
+        assert_eq!(answer.partition, command.partition, "{at:?}: the partition of the input");
         assert_eq!(answer.key, command.key, "{at:?}: the key of the input");
         let body = answer.json();
         let replayed = answer.header("idempotent-replayed");
         let print = answer.header("request-fingerprint");
         match expected {
-            Expected::Done {
-                request_id,
-                card_id,
-                fingerprint,
-            } => {
+            Expected::Done { request_id, card_id, fingerprint } => {
                 let wanted = success(request_id, card_id, &self.dt(answer));
                 assert_eq!(body, wanted, "{at:?}");
                 assert_eq!(print, Some(fingerprint.as_str()), "{at:?}");
                 assert_eq!(replayed, None, "{at:?} is a first answer");
             }
             Expected::Replayed { first, fingerprint } => {
-                let first = all
-                    .get(&(command.partition, *first))
-                    .expect("the first answer");
-                assert_eq!(
-                    text_of(answer),
-                    text_of(first),
-                    "{at:?} repeats the first answer byte for byte"
-                );
+                let first = all.get(&(command.partition, *first)).expect("the first answer");
+                assert_eq!(text_of(answer), text_of(first), "{at:?} repeats the first answer byte for byte");
                 assert_eq!(print, Some(fingerprint.as_str()), "{at:?}");
                 assert_eq!(replayed, Some("true"), "{at:?} is marked as replayed");
             }
-            Expected::Refused {
-                request_id,
-                card_id,
-                code,
-                path,
-            } => {
-                let wanted = refusal(
-                    request_id,
-                    card_id.as_deref(),
-                    &self.dt(answer),
-                    code,
-                    *path,
-                    &body,
-                );
+            Expected::Refused { request_id, card_id, code, path } => {
+                let wanted = refusal(request_id, card_id.as_deref(), &self.dt(answer), code, *path, &body);
                 assert_eq!(body, wanted, "{at:?}");
                 assert_eq!(print, None, "{at:?}: only successes carry it");
                 assert_eq!(replayed, None, "{at:?}");
@@ -169,34 +122,21 @@ impl<'a> Check<'a> {
     }
 
     fn dt(&self, answer: &Record) -> String {
-        dt(
-            answer.timestamp.expect("a decision time"),
-            self.utc_offset_minutes,
-        )
+        dt(answer.timestamp.expect("a decision time"), self.utc_offset_minutes)
     }
 
     /// The cards topic, folded, is the model's cards; and each of its records is what the card was after some command, in order.
     fn cards(&self, folds: &[Fold]) {
-        let mut found: Vec<BTreeMap<String, Value>> =
-            folds.iter().map(|_| BTreeMap::new()).collect();
+        let mut found: Vec<BTreeMap<String, Value>> = folds.iter().map(|_| BTreeMap::new()).collect();
         for record in self.site.read(&self.site.topics.cards) {
             let at = (record.partition, record.offset);
             let key = String::from_utf8(record.key.clone().expect("a key")).expect("a card id");
             let card = record.json();
             let after = last_command(&card);
-            let wanted = folds[record.partition as usize]
-                .history
-                .get(&(key.clone(), after));
-            assert_eq!(
-                Some(&card),
-                wanted,
-                "card record {at:?} is the card after command {after}"
-            );
+            let wanted = folds[record.partition as usize].history.get(&(key.clone(), after));
+            assert_eq!(Some(&card), wanted, "card record {at:?} is the card after command {after}");
             if let Some(earlier) = found[record.partition as usize].insert(key, card) {
-                assert!(
-                    last_command(&earlier) < after,
-                    "card record {at:?} goes back"
-                );
+                assert!(last_command(&earlier) < after, "card record {at:?} goes back");
             }
         }
         for (partition, fold) in folds.iter().enumerate() {
@@ -216,15 +156,9 @@ impl<'a> Check<'a> {
         let committed = self.site.admin.committed(topic, self.site.partitions);
         for (partition, (committed, wanted)) in committed.iter().zip(&wanted).enumerate() {
             let fits = committed.unwrap_or(0) >= *wanted;
-            assert!(
-                fits,
-                "committed offset of partition {partition}: {committed:?}, processed up to {wanted}"
-            );
+            assert!(fits, "committed offset of partition {partition}: {committed:?}, processed up to {wanted}");
             let end = self.site.admin.watermarks(topic, partition as i32).1;
-            assert!(
-                committed.unwrap_or(0) <= end,
-                "committed beyond the end of partition {partition}"
-            );
+            assert!(committed.unwrap_or(0) <= end, "committed beyond the end of partition {partition}");
         }
     }
 
@@ -233,38 +167,20 @@ impl<'a> Check<'a> {
         let dumps: Vec<_> = self
             .states
             .iter()
-            .flat_map(|dir| {
-                card_update_worker::inspect::dump(dir).expect("a readable state directory")
-            })
+            .flat_map(|dir| card_update_worker::inspect::dump(dir).expect("a readable state directory"))
             .collect();
         for (partition, fold) in folds.iter().enumerate() {
-            let mut of_partition: Vec<_> = dumps
-                .iter()
-                .filter(|d| d.partition == partition as i32)
-                .collect();
+            let mut of_partition: Vec<_> = dumps.iter().filter(|d| d.partition == partition as i32).collect();
             of_partition.sort_by_key(|d| (d.cards_position, d.completions_position));
             let Some(dump) = of_partition.pop() else {
-                assert!(
-                    fold.requests.is_empty(),
-                    "partition {partition} has no projection on disk"
-                );
+                assert!(fold.requests.is_empty(), "partition {partition} has no projection on disk");
                 continue;
             };
-            same_cards(
-                &format!("projection of partition {partition}"),
-                &dump.cards,
-                &fold.cards,
-            );
-            let wanted: BTreeMap<&str, &str> = fold
-                .requests
-                .iter()
-                .map(|(id, (print, _))| (id.as_str(), print.as_str()))
-                .collect();
-            let found: BTreeMap<&str, &str> = dump
-                .requests
-                .iter()
-                .map(|(id, print)| (id.as_str(), print.as_str()))
-                .collect();
+            same_cards(&format!("projection of partition {partition}"), &dump.cards, &fold.cards);
+            let wanted: BTreeMap<&str, &str> =
+                fold.requests.iter().map(|(id, (print, _))| (id.as_str(), print.as_str())).collect();
+            let found: BTreeMap<&str, &str> =
+                dump.requests.iter().map(|(id, print)| (id.as_str(), print.as_str())).collect();
             assert!(
                 found == wanted,
                 "remembered requests of partition {partition}: {} of {}",
@@ -276,19 +192,12 @@ impl<'a> Check<'a> {
 }
 
 /// Records by the position they answer; two for one position are a broken promise (INV-4).
-fn by_source<'r>(
-    records: &'r [Record],
-    topic: &str,
-    completions: bool,
-) -> HashMap<Source, &'r Record> {
+fn by_source<'r>(records: &'r [Record], topic: &str, completions: bool) -> HashMap<Source, &'r Record> {
     let mut found = HashMap::new();
     for record in records {
         let source = source_of(record, topic, completions);
         if let Some(other) = found.insert(source, record) {
-            panic!(
-                "{source:?} is answered twice: at {} and at {}",
-                other.offset, record.offset
-            );
+            panic!("{source:?} is answered twice: at {} and at {}", other.offset, record.offset);
         }
     }
     found
@@ -298,28 +207,14 @@ fn source_of(record: &Record, topic: &str, completions: bool) -> Source {
     let (name, partition, offset) = if completions {
         let source = record.header("source").expect("a header source");
         let mut parts = source.rsplitn(3, '/');
-        let (offset, partition) = (
-            parts.next().expect("an offset"),
-            parts.next().expect("a partition"),
-        );
+        let (offset, partition) = (parts.next().expect("an offset"), parts.next().expect("a partition"));
         (parts.next().expect("a topic"), partition, offset)
     } else {
-        let header = |name| {
-            record
-                .header(name)
-                .unwrap_or_else(|| panic!("one header {name}: {:?}", record.headers))
-        };
-        (
-            header("dlq-topic"),
-            header("dlq-partition"),
-            header("dlq-offset"),
-        )
+        let header = |name| record.header(name).unwrap_or_else(|| panic!("one header {name}: {:?}", record.headers));
+        (header("dlq-topic"), header("dlq-partition"), header("dlq-offset"))
     };
     assert_eq!(name, topic, "the topic of the answered command");
-    (
-        partition.parse().expect("a partition"),
-        offset.parse().expect("an offset"),
-    )
+    (partition.parse().expect("a partition"), offset.parse().expect("an offset"))
 }
 
 /// Within a partition answers come in the order of the commands, and their times never go back.
@@ -329,16 +224,8 @@ fn in_order(records: &[Record], topic: &str, completions: bool) {
         let (_, offset) = source_of(record, topic, completions);
         let time = record.timestamp.expect("a decision time");
         if let Some((earlier, earlier_time)) = last.insert(record.partition, (offset, time)) {
-            assert!(
-                earlier < offset,
-                "partition {}: {earlier} is answered before {offset}",
-                record.partition
-            );
-            assert!(
-                earlier_time <= time,
-                "partition {}: decision time goes back",
-                record.partition
-            );
+            assert!(earlier < offset, "partition {}: {earlier} is answered before {offset}", record.partition);
+            assert!(earlier_time <= time, "partition {}: decision time goes back", record.partition);
         }
     }
 }
@@ -346,17 +233,11 @@ fn in_order(records: &[Record], topic: &str, completions: bool) {
 /// INV-5.
 fn at_most_one_success(completions: &[Record]) {
     let mut seen = HashSet::new();
-    for record in completions
-        .iter()
-        .filter(|r| r.header("idempotent-replayed").is_none())
-    {
+    for record in completions.iter().filter(|r| r.header("idempotent-replayed").is_none()) {
         let body = record.json();
         if body["status"] == "ok" {
             let id = body["request_id"].as_str().expect("an id").to_string();
-            assert!(
-                seen.insert((record.partition, id.clone())),
-                "{id} succeeds twice"
-            );
+            assert!(seen.insert((record.partition, id.clone())), "{id} succeeds twice");
         }
     }
 }
@@ -364,25 +245,15 @@ fn at_most_one_success(completions: &[Record]) {
 /// The offset of the command that wrote this card last.
 fn last_command(card: &Value) -> i64 {
     let accounts = card["accounts"].as_array().expect("a list");
-    accounts
-        .iter()
-        .filter_map(|a| a["source_offset"].as_i64())
-        .max()
-        .expect("a source offset")
+    accounts.iter().filter_map(|a| a["source_offset"].as_i64()).max().expect("a source offset")
 }
 
 fn same_cards(what: &str, found: &BTreeMap<String, Value>, wanted: &BTreeMap<String, Value>) {
     for (id, card) in wanted {
         assert_eq!(found.get(id), Some(card), "{what}: card {id}");
     }
-    let extra: Vec<_> = found
-        .keys()
-        .filter(|id| !wanted.contains_key(*id))
-        .collect();
-    assert!(
-        extra.is_empty(),
-        "{what}: cards that no command made: {extra:?}"
-    );
+    let extra: Vec<_> = found.keys().filter(|id| !wanted.contains_key(*id)).collect();
+    assert!(extra.is_empty(), "{what}: cards that no command made: {extra:?}");
 }
 
 fn in_partition_order(log: &[Command]) -> Vec<&Command> {

@@ -21,10 +21,7 @@ pub fn refusal(
     path: Option<&str>,
     found: &Value,
 ) -> Value {
-    let message = found
-        .pointer("/error/message")
-        .and_then(Value::as_str)
-        .filter(|m| !m.is_empty());
+    let message = found.pointer("/error/message").and_then(Value::as_str).filter(|m| !m.is_empty());
     let mut error = serde_json::json!({ "code": code, "message": message });
     match (path, found.pointer("/error/path")) {
         (Some(path), _) => error["path"] = path.into(),
@@ -54,33 +51,21 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// A dead letter is its record as it came, with the `dlq-` headers behind its own.
 pub fn check_dead_letter(site: &Site, command: &Command, letter: &Record, reason: &str) {
     let at = (command.partition, command.offset);
-    assert_eq!(
-        letter.partition, command.partition,
-        "{at:?}: the partition of the input"
-    );
+    assert_eq!(letter.partition, command.partition, "{at:?}: the partition of the input");
     assert_eq!(letter.key, command.key, "{at:?}: the key as it came");
     let header = |name: &str, wanted: &str| {
-        assert_eq!(
-            letter.header(name),
-            Some(wanted),
-            "{at:?}: the header {name}"
-        );
+        assert_eq!(letter.header(name), Some(wanted), "{at:?}: the header {name}");
     };
     header("dlq-reason", reason);
     header("dlq-topic", &site.topics.commands);
@@ -89,41 +74,19 @@ pub fn check_dead_letter(site: &Site, command: &Command, letter: &Record, reason
     if command.timestamp >= 0 {
         header("dlq-timestamp", &command.timestamp.to_string());
     }
-    assert!(
-        letter.header("dlq-message").is_some_and(|m| !m.is_empty()),
-        "{at:?}: a message"
-    );
+    assert!(letter.header("dlq-message").is_some_and(|m| !m.is_empty()), "{at:?}: a message");
     let (own, added) = letter.headers.split_at(command.headers.len());
-    assert_eq!(
-        own, command.headers,
-        "{at:?}: the headers as they came, first"
-    );
-    assert!(
-        added.iter().all(|(key, _)| key.starts_with("dlq-")),
-        "{at:?}: {added:?}"
-    );
+    assert_eq!(own, command.headers, "{at:?}: the headers as they came, first");
+    assert!(added.iter().all(|(key, _)| key.starts_with("dlq-")), "{at:?}: {added:?}");
     if letter.header("dlq-value-omitted").is_none() {
         assert_eq!(letter.value, command.value, "{at:?}: the value as it came");
         return;
     }
-    let value = command
-        .value
-        .as_deref()
-        .expect("only a value that is there can be left out");
-    assert!(
-        value.len() > 1_000_000,
-        "{at:?}: a value of {} bytes was left out",
-        value.len()
-    );
+    let value = command.value.as_deref().expect("only a value that is there can be left out");
+    assert!(value.len() > 1_000_000, "{at:?}: a value of {} bytes was left out", value.len());
     header("dlq-value-omitted", "true");
     header("dlq-value-bytes", &value.len().to_string());
-    let sum: String = sha2::Sha256::digest(value)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let sum: String = sha2::Sha256::digest(value).iter().map(|b| format!("{b:02x}")).collect();
     header("dlq-value-sha256", &sum);
-    assert!(
-        letter.value.as_deref().unwrap_or_default().is_empty(),
-        "{at:?}: no value"
-    );
+    assert!(letter.value.as_deref().unwrap_or_default().is_empty(), "{at:?}: no value");
 }

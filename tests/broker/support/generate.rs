@@ -31,21 +31,12 @@ impl Random {
     /// A UUID of any variant.
     pub fn uuid(&mut self) -> String {
         let hex = format!("{:016x}{:016x}", self.next(), self.next());
-        format!(
-            "{}-{}-{}-{}-{}",
-            &hex[..8],
-            &hex[8..12],
-            &hex[12..16],
-            &hex[16..20],
-            &hex[20..]
-        )
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 
     /// A valid Spanish account number.
     pub fn iban(&mut self) -> String {
-        let digits: String = (0..20)
-            .map(|_| char::from(b'0' + self.below(10) as u8))
-            .collect();
+        let digits: String = (0..20).map(|_| char::from(b'0' + self.below(10) as u8)).collect();
         format!("ES{:02}{digits}", 98 - remainder(&digits, "142800"))
     }
 }
@@ -78,16 +69,9 @@ impl Generator {
     /// The same seed gives the same commands.
     pub fn new(seed: u64, partitions: i32, cards_per_partition: usize) -> Generator {
         let mut random = Random(seed);
-        let cards = (0..partitions)
-            .map(|_| (0..cards_per_partition).map(|_| random.uuid()).collect())
-            .collect();
+        let cards = (0..partitions).map(|_| (0..cards_per_partition).map(|_| random.uuid()).collect()).collect();
         let none = || (0..partitions).map(|_| Vec::new()).collect::<Vec<_>>();
-        Generator {
-            random,
-            cards,
-            accepted: none(),
-            rejected: none(),
-        }
+        Generator { random, cards, accepted: none(), rejected: none() }
     }
 
     /// The next `count` commands.
@@ -124,24 +108,10 @@ impl Generator {
             .iter()
             .map(|a| json!({ "type": a.kind, "iban": respell(&a.number, shout), "currency": a.currency }))
             .collect();
-        let request_text = if shout {
-            request.to_uppercase()
-        } else {
-            request.clone()
-        };
-        let value =
-            json!({ "accounts": spelled, "card_id": card, "request_id": request_text }).to_string();
-        let meaning = Meaning::Update {
-            request_id: request,
-            card_id: card.clone(),
-            accounts,
-        };
-        Command::new(
-            partition as i32,
-            Some(card.as_bytes()),
-            Some(value.as_bytes()),
-            meaning,
-        )
+        let request_text = if shout { request.to_uppercase() } else { request.clone() };
+        let value = json!({ "accounts": spelled, "card_id": card, "request_id": request_text }).to_string();
+        let meaning = Meaning::Update { request_id: request, card_id: card.clone(), accounts };
+        Command::new(partition as i32, Some(card.as_bytes()), Some(value.as_bytes()), meaning)
     }
 
     /// An earlier request's id with other accounts.
@@ -158,9 +128,7 @@ impl Generator {
         let Some(earlier) = self.rejected[partition].pop() else {
             return self.fresh(partition);
         };
-        let Meaning::Reject { request_id, .. } = earlier.meaning else {
-            unreachable!("only rejected ones are kept")
-        };
+        let Meaning::Reject { request_id, .. } = earlier.meaning else { unreachable!("only rejected ones are kept") };
         self.valid(partition, request_id)
     }
 
@@ -171,13 +139,9 @@ impl Generator {
 
     fn valid(&mut self, partition: usize, request_id: String) -> Command {
         let card_id = self.random.pick(&self.cards[partition]).clone();
-        let numbers: Vec<(&str, String)> = (0..self.random.below(4))
-            .map(|_| (*self.random.pick(&CURRENCIES), self.random.iban()))
-            .collect();
-        let accounts: Vec<(&str, &str, &str)> = numbers
-            .iter()
-            .map(|(c, n)| ("IBAN", *c, n.as_str()))
-            .collect();
+        let numbers: Vec<(&str, String)> =
+            (0..self.random.below(4)).map(|_| (*self.random.pick(&CURRENCIES), self.random.iban())).collect();
+        let accounts: Vec<(&str, &str, &str)> = numbers.iter().map(|(c, n)| ("IBAN", *c, n.as_str())).collect();
         let command = Command::update(partition as i32, &request_id, &card_id, &accounts);
         let kept = &mut self.accepted[partition];
         if kept.len() < 2000 {
@@ -194,12 +158,7 @@ impl Generator {
             return None;
         }
         let command = self.random.pick(&self.accepted[partition]);
-        let Meaning::Update {
-            request_id,
-            card_id,
-            accounts,
-        } = command.meaning.clone()
-        else {
+        let Meaning::Update { request_id, card_id, accounts } = command.meaning.clone() else {
             return None;
         };
         Some((request_id, card_id, accounts))
@@ -207,11 +166,7 @@ impl Generator {
 }
 
 fn respell(number: &str, shout: bool) -> String {
-    if shout {
-        number.to_string()
-    } else {
-        format!("{} {}", number[..4].to_lowercase(), &number[4..])
-    }
+    if shout { number.to_string() } else { format!("{} {}", number[..4].to_lowercase(), &number[4..]) }
 }
 
 fn draft(random: &mut Random, cards: &[String]) -> Draft {
@@ -219,11 +174,7 @@ fn draft(random: &mut Random, cards: &[String]) -> Draft {
     let (first, second) = (random.iban(), random.iban());
     let value = json!({ "request_id": request_id, "card_id": card_id, "accounts": [
         { "iban": first, "currency": "USD", "type": "IBAN" }, { "iban": second, "currency": "EUR", "type": "IBAN" }] });
-    Draft {
-        request_id,
-        card_id,
-        value,
-    }
+    Draft { request_id, card_id, value }
 }
 
 /// One way of many to be rejected.
@@ -260,29 +211,15 @@ fn rejection(random: &mut Random, partition: i32, cards: &[String]) -> Command {
         text.pop();
         text.push_str(tail);
     }
-    let meaning = Meaning::Reject {
-        request_id: d.request_id,
-        card_id,
-        code,
-        path,
-    };
-    Command::new(
-        partition,
-        Some(key.as_bytes()),
-        Some(text.as_bytes()),
-        meaning,
-    )
+    let meaning = Meaning::Reject { request_id: d.request_id, card_id, code, path };
+    Command::new(partition, Some(key.as_bytes()), Some(text.as_bytes()), meaning)
 }
 
 type Fault = (&'static str, &'static str);
 
 fn value_fault(value: &mut Value, which: usize) -> Fault {
     let (path, to, code) = match which {
-        0 => (
-            "/accounts/1/iban",
-            json!("ES7921000813610123456780"),
-            "invalid_iban",
-        ),
+        0 => ("/accounts/1/iban", json!("ES7921000813610123456780"), "invalid_iban"),
         1 => ("/accounts/0/currency", json!("HRK"), "invalid_currency"),
         2 => ("/accounts/0/currency", json!("usd"), "invalid_currency"),
         3 => ("/accounts/1/type", json!("PAN"), "invalid_account_type"),
@@ -295,8 +232,7 @@ fn value_fault(value: &mut Value, which: usize) -> Fault {
 }
 
 fn field_fault(value: &mut Value, which: usize) -> Fault {
-    let remove =
-        |object: &mut Value, key| drop(object.as_object_mut().expect("an object").remove(key));
+    let remove = |object: &mut Value, key| drop(object.as_object_mut().expect("an object").remove(key));
     match which {
         7 => {
             value["limit"] = json!(1);
@@ -328,73 +264,36 @@ fn dead_letter(random: &mut Random, partition: i32, cards: &[String]) -> Command
     let (value, reason): (Option<Vec<u8>>, &str) = match random.below(10) {
         0 => (None, "empty_value"),
         1 => (Some(Vec::new()), "empty_value"),
-        2 => (
-            Some(text.as_bytes()[..text.len() - 1].to_vec()),
-            "malformed_json",
-        ),
+        2 => (Some(text.as_bytes()[..text.len() - 1].to_vec()), "malformed_json"),
         3 => (Some([text.as_bytes(), b"{}"].concat()), "malformed_json"),
-        4 => (
-            Some([&b"{\"request_id\":\"\xff\xfe\""[..], b"}"].concat()),
-            "malformed_json",
-        ),
+        4 => (Some([&b"{\"request_id\":\"\xff\xfe\""[..], b"}"].concat()), "malformed_json"),
         5 => (Some(b"[1,2]".to_vec()), "not_an_object"),
-        6 => (
-            Some(
-                text.replace(&d.request_id, "019ab688bef272c46a29d0e08be76d95")
-                    .into_bytes(),
-            ),
-            "invalid_request_id",
-        ),
+        6 => (Some(text.replace(&d.request_id, "019ab688bef272c46a29d0e08be76d95").into_bytes()), "invalid_request_id"),
         7 => (Some(b"{\"card_id\":\"x\"}".to_vec()), "invalid_request_id"),
-        8 if random.below(40) == 0 => (
-            Some(format!("{}{}", text, " ".repeat(300_000)).into_bytes()),
-            "payload_too_large",
-        ),
+        8 if random.below(40) == 0 => {
+            (Some(format!("{}{}", text, " ".repeat(300_000)).into_bytes()), "payload_too_large")
+        }
         _ => (
-            Some(
-                format!(
-                    "{{\"request_id\":\"{0}\",\"request_id\":\"{0}\"}}",
-                    d.request_id
-                )
-                .into_bytes(),
-            ),
+            Some(format!("{{\"request_id\":\"{0}\",\"request_id\":\"{0}\"}}", d.request_id).into_bytes()),
             "invalid_request_id",
         ),
     };
-    let key = if random.below(3) == 0 {
-        None
-    } else {
-        Some(d.card_id.into_bytes())
-    };
-    let command = Command::new(
-        partition,
-        key.as_deref(),
-        value.as_deref(),
-        Meaning::Dead(reason),
-    );
+    let key = if random.below(3) == 0 { None } else { Some(d.card_id.into_bytes()) };
+    let command = Command::new(partition, key.as_deref(), value.as_deref(), Meaning::Dead(reason));
     command.header("trace", "as it came").header("trace", "")
 }
 
 /// What the generator and the model promise each other, without a broker.
 pub fn self_test() {
-    assert_eq!(
-        remainder("21000813610123456789", "142879"),
-        1,
-        "the example's account number"
-    );
+    assert_eq!(remainder("21000813610123456789", "142879"), 1, "the example's account number");
     let (mut one, mut two) = (Generator::new(7, 4, 20), Generator::new(7, 4, 20));
     let mut folds: Vec<super::model::Fold> = (0..4).map(|_| Default::default()).collect();
     let mut seen = std::collections::BTreeMap::new();
     for offset in 0..20_000 {
         let mut command = one.next_command();
-        assert_eq!(
-            command.value,
-            two.next_command().value,
-            "a seed fixes the commands"
-        );
+        assert_eq!(command.value, two.next_command().value, "a seed fixes the commands");
         command.offset = offset;
-        let expected =
-            folds[command.partition as usize].step(&command, super::model::OnDuplicate::Replay);
+        let expected = folds[command.partition as usize].step(&command, super::model::OnDuplicate::Replay);
         let kind = match expected {
             super::model::Expected::Refused { code, .. } => code,
             super::model::Expected::Dead(reason) => reason,

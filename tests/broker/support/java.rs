@@ -44,10 +44,7 @@ impl Server {
     }
 
     fn start_once(jars: &Path, settings: &[(&str, &str)]) -> Result<Server, String> {
-        let dir = tempfile::Builder::new()
-            .prefix("card-update-kafka-")
-            .tempdir()
-            .map_err(|e| e.to_string())?;
+        let dir = tempfile::Builder::new().prefix("card-update-kafka-").tempdir().map_err(|e| e.to_string())?;
         let (port, controller) = (free_port()?, free_port()?);
         let properties = dir.path().join("server.properties");
         let text = server_properties(port, controller, dir.path(), settings);
@@ -65,13 +62,9 @@ impl Server {
             .process_group(0)
             .spawn()
             .map_err(|e| e.to_string())?;
-        let server = Server {
-            bootstrap: format!("127.0.0.1:{port}"),
-            shell,
-        };
+        let server = Server { bootstrap: format!("127.0.0.1:{port}"), shell };
         let log = dir.join("log");
-        wait_reachable(&server.bootstrap, || startup_error(&log))
-            .map_err(|e| format!("{e}: {}", tail(&log)))?;
+        wait_reachable(&server.bootstrap, || startup_error(&log)).map_err(|e| format!("{e}: {}", tail(&log)))?;
         Ok(server)
     }
 }
@@ -122,13 +115,7 @@ fn server_properties(port: u16, controller: u16, dir: &Path, settings: &[(&str, 
 
 fn format_storage(classpath: &str, properties: &Path) -> Result<(), String> {
     let output = Command::new("java")
-        .args([
-            "-Xmx256m",
-            "-cp",
-            classpath,
-            "kafka.tools.StorageTool",
-            "format",
-        ])
+        .args(["-Xmx256m", "-cp", classpath, "kafka.tools.StorageTool", "format"])
         .args(["-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
         .arg(properties)
         .output()
@@ -136,10 +123,7 @@ fn format_storage(classpath: &str, properties: &Path) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
-    Err(format!(
-        "StorageTool format: {}",
-        String::from_utf8_lossy(&output.stderr)
-    ))
+    Err(format!("StorageTool format: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// The folder of jars, filled by Maven once and kept in cargo's target directory.
@@ -149,10 +133,7 @@ fn jars() -> Result<PathBuf, String> {
     if complete.exists() {
         return Ok(dir);
     }
-    Command::new("java")
-        .arg("-version")
-        .output()
-        .map_err(|e| format!("java: {e}"))?;
+    Command::new("java").arg("-version").output().map_err(|e| format!("java: {e}"))?;
     let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka-pom/pom.xml");
     let output = Command::new("mvn")
         .args(["-q", "-B", "-f"])
@@ -162,10 +143,7 @@ fn jars() -> Result<PathBuf, String> {
         .output()
         .map_err(|e| format!("mvn: {e}"))?;
     if !output.status.success() {
-        return Err(format!(
-            "mvn dependency:copy-dependencies: {}",
-            String::from_utf8_lossy(&output.stdout)
-        ));
+        return Err(format!("mvn dependency:copy-dependencies: {}", String::from_utf8_lossy(&output.stdout)));
     }
     fs::write(&complete, "").map_err(|e| e.to_string())?;
     Ok(dir)
@@ -173,8 +151,7 @@ fn jars() -> Result<PathBuf, String> {
 
 fn startup_error(log: &Path) -> Option<String> {
     let text = fs::read_to_string(log).unwrap_or_default();
-    text.contains("Address already in use")
-        .then(|| "a port was taken meanwhile".to_string())
+    text.contains("Address already in use").then(|| "a port was taken meanwhile".to_string())
 }
 
 fn tail(log: &Path) -> String {

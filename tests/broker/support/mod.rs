@@ -31,10 +31,7 @@ pub struct Ctx {
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a clock after 1970")
-        .as_millis() as i64
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as i64
 }
 
 /// Looks at a condition again and again until it holds; panics, naming it, when it does not in time.
@@ -69,38 +66,18 @@ impl Site {
     }
 
     /// Topics with changes to the plans: commands, backfill, completions, cards, dead letters.
-    pub fn with(
-        ctx: &Ctx,
-        name: &str,
-        partitions: i32,
-        change: impl FnOnce(&mut Vec<TopicPlan>),
-    ) -> Site {
+    pub fn with(ctx: &Ctx, name: &str, partitions: i32, change: impl FnOnce(&mut Vec<TopicPlan>)) -> Site {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!(
-            "cut-{}-{}-{count}-{name}",
-            now_ms() / 1000,
-            std::process::id()
-        );
+        let prefix = format!("cut-{}-{}-{count}-{name}", now_ms() / 1000, std::process::id());
         let topics = Topics::named(&prefix);
         let admin = Admin::new(&ctx.bootstrap, &prefix);
         let mut plans = topics.plans(partitions);
         change(&mut plans);
         admin.create(&plans);
-        let folder = tempfile::Builder::new()
-            .prefix("card-update-test-")
-            .tempdir()
-            .expect("a folder");
+        let folder = tempfile::Builder::new().prefix("card-update-test-").tempdir().expect("a folder");
         let _guard = Guard::start("rm -rf \"$0\"", &folder.path().display().to_string()).ok();
-        Site {
-            bootstrap: ctx.bootstrap.clone(),
-            topics,
-            partitions,
-            admin,
-            group: prefix,
-            folder,
-            _guard,
-        }
+        Site { bootstrap: ctx.bootstrap.clone(), topics, partitions, admin, group: prefix, folder, _guard }
     }
 
     /// A worker of this site, with one loop; tests change the rest.
@@ -149,18 +126,11 @@ impl Site {
 
     fn wait_topic_processed(&self, topic: &str, workers: &mut [&mut Worker], seconds: u64) {
         let ends = self.admin.ends(topic, self.partitions);
-        wait_until(
-            &format!("{topic} is processed up to {ends:?}"),
-            seconds,
-            || {
-                workers.iter_mut().for_each(|w| w.assert_running());
-                let committed = self.admin.committed(topic, self.partitions);
-                committed
-                    .iter()
-                    .zip(&ends)
-                    .all(|(c, end)| c.unwrap_or(0) >= *end)
-            },
-        );
+        wait_until(&format!("{topic} is processed up to {ends:?}"), seconds, || {
+            workers.iter_mut().for_each(|w| w.assert_running());
+            let committed = self.admin.committed(topic, self.partitions);
+            committed.iter().zip(&ends).all(|(c, end)| c.unwrap_or(0) >= *end)
+        });
     }
 
     /// Waits until completions and dead letters together hold `count` committed records.
@@ -190,8 +160,7 @@ impl Site {
     /// All committed records of a topic, once no transaction is open in it.
     pub fn read(&self, topic: &str) -> Vec<Record> {
         wait_until(&format!("no transaction is open in {topic}"), 30, || {
-            (0..self.partitions)
-                .all(|p| self.admin.watermarks(topic, p).1 == self.admin.stable_end(topic, p))
+            (0..self.partitions).all(|p| self.admin.watermarks(topic, p).1 == self.admin.stable_end(topic, p))
         });
         Reader::new(&self.bootstrap, topic, self.partitions).read_to_end()
     }
@@ -204,30 +173,19 @@ impl Site {
     /// The completions of one command, by its position.
     pub fn answers_to(&self, command: &Command) -> Vec<Record> {
         let source = self.source(command);
-        self.completions()
-            .into_iter()
-            .filter(|r| r.header("source") == Some(&source))
-            .collect()
+        self.completions().into_iter().filter(|r| r.header("source") == Some(&source)).collect()
     }
 
     /// The one completion of a command.
     pub fn answer_to(&self, command: &Command) -> Record {
         let mut found = self.answers_to(command);
-        assert_eq!(
-            found.len(),
-            1,
-            "one completion for {}: {found:?}",
-            self.source(command)
-        );
+        assert_eq!(found.len(), 1, "one completion for {}: {found:?}", self.source(command));
         found.remove(0)
     }
 
     /// The header `source` of a command's completion.
     pub fn source(&self, command: &Command) -> String {
-        format!(
-            "{}/{}/{}",
-            self.topics.commands, command.partition, command.offset
-        )
+        format!("{}/{}/{}", self.topics.commands, command.partition, command.offset)
     }
 }
 
@@ -253,9 +211,7 @@ impl Load {
             let mut sent = Vec::new();
             while !seen.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                let commands = (0..rate / 20 + 1)
-                    .map(|_| generator.next_command())
-                    .collect();
+                let commands = (0..rate / 20 + 1).map(|_| generator.next_command()).collect();
                 sent.extend(producer.send(commands));
                 std::thread::sleep(Duration::from_millis(50).saturating_sub(start.elapsed()));
             }
@@ -276,11 +232,7 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.is_dir() {
-            files.extend(files_below(&path))
-        } else {
-            files.push(path)
-        }
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
     }
     files.sort();
     files

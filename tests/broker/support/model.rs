@@ -21,18 +21,9 @@ pub enum Meaning {
     /// Unanswerable, with the reason.
     Dead(&'static str),
     /// Answerable and rejected.
-    Reject {
-        request_id: String,
-        card_id: Option<String>,
-        code: &'static str,
-        path: &'static str,
-    },
+    Reject { request_id: String, card_id: Option<String>, code: &'static str, path: &'static str },
     /// Valid, with normalised contents.
-    Update {
-        request_id: String,
-        card_id: String,
-        accounts: Vec<Account>,
-    },
+    Update { request_id: String, card_id: String, accounts: Vec<Account> },
     /// Never to be seen by the worker (aborted, or trimmed away).
     Invisible,
 }
@@ -58,12 +49,7 @@ pub struct Command {
 
 impl Command {
     /// A record stamped now.
-    pub fn new(
-        partition: i32,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        meaning: Meaning,
-    ) -> Command {
+    pub fn new(partition: i32, key: Option<&[u8]>, value: Option<&[u8]>, meaning: Meaning) -> Command {
         Command {
             partition,
             offset: -1,
@@ -76,39 +62,18 @@ impl Command {
     }
 
     /// A valid command in its plain form; accounts as (type, currency, number).
-    pub fn update(
-        partition: i32,
-        request_id: &str,
-        card_id: &str,
-        accounts: &[(&str, &str, &str)],
-    ) -> Command {
-        let list: Vec<Value> = accounts
-            .iter()
-            .map(|(t, c, n)| json!({ "iban": n, "currency": c, "type": t }))
-            .collect();
-        let value =
-            json!({ "request_id": request_id, "card_id": card_id, "accounts": list }).to_string();
+    pub fn update(partition: i32, request_id: &str, card_id: &str, accounts: &[(&str, &str, &str)]) -> Command {
+        let list: Vec<Value> =
+            accounts.iter().map(|(t, c, n)| json!({ "iban": n, "currency": c, "type": t })).collect();
+        let value = json!({ "request_id": request_id, "card_id": card_id, "accounts": list }).to_string();
         let accounts = accounts
             .iter()
-            .map(|(t, c, n)| Account {
-                kind: t.to_string(),
-                currency: c.to_string(),
-                number: n.to_string(),
-            })
+            .map(|(t, c, n)| Account { kind: t.to_string(), currency: c.to_string(), number: n.to_string() })
             .collect();
         let (request_id, card_id) = (request_id.to_string(), card_id.to_string());
         let key = card_id.clone();
-        let meaning = Meaning::Update {
-            request_id,
-            card_id,
-            accounts,
-        };
-        Command::new(
-            partition,
-            Some(key.as_bytes()),
-            Some(value.as_bytes()),
-            meaning,
-        )
+        let meaning = Meaning::Update { request_id, card_id, accounts };
+        Command::new(partition, Some(key.as_bytes()), Some(value.as_bytes()), meaning)
     }
 
     /// The same with another timestamp.
@@ -119,8 +84,7 @@ impl Command {
 
     /// The same with one more header.
     pub fn header(mut self, key: &str, value: &str) -> Command {
-        self.headers
-            .push((key.to_string(), Some(value.as_bytes().to_vec())));
+        self.headers.push((key.to_string(), Some(value.as_bytes().to_vec())));
         self
     }
 }
@@ -140,20 +104,11 @@ pub enum OnDuplicate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// A first success.
-    Done {
-        request_id: String,
-        card_id: String,
-        fingerprint: String,
-    },
+    Done { request_id: String, card_id: String, fingerprint: String },
     /// The success at this offset again, byte for byte.
     Replayed { first: i64, fingerprint: String },
     /// An error; the path where the contract fixes it.
-    Refused {
-        request_id: String,
-        card_id: Option<String>,
-        code: &'static str,
-        path: Option<&'static str>,
-    },
+    Refused { request_id: String, card_id: Option<String>, code: &'static str, path: Option<&'static str> },
     /// A dead letter.
     Dead(&'static str),
     /// Nothing.
@@ -177,25 +132,11 @@ impl Fold {
         let (request_id, card_id, accounts) = match &command.meaning {
             Meaning::Invisible => return Expected::Silence,
             Meaning::Dead(reason) => return Expected::Dead(reason),
-            Meaning::Reject {
-                request_id,
-                card_id,
-                code,
-                path,
-            } => {
+            Meaning::Reject { request_id, card_id, code, path } => {
                 let (request_id, card_id) = (request_id.clone(), card_id.clone());
-                return Expected::Refused {
-                    request_id,
-                    card_id,
-                    code,
-                    path: Some(path),
-                };
+                return Expected::Refused { request_id, card_id, code, path: Some(path) };
             }
-            Meaning::Update {
-                request_id,
-                card_id,
-                accounts,
-            } => (request_id, card_id, accounts),
+            Meaning::Update { request_id, card_id, accounts } => (request_id, card_id, accounts),
         };
         let refused = |code| Expected::Refused {
             request_id: request_id.clone(),
@@ -208,24 +149,15 @@ impl Fold {
             Some((known, _)) if *known != fingerprint => return refused("request_id_conflict"),
             Some((_, first)) => {
                 return match on_duplicate {
-                    OnDuplicate::Replay => Expected::Replayed {
-                        first: *first,
-                        fingerprint,
-                    },
+                    OnDuplicate::Replay => Expected::Replayed { first: *first, fingerprint },
                     OnDuplicate::Suppress => Expected::Silence,
                     OnDuplicate::Error => refused("duplicate_request"),
                 };
             }
-            None => self
-                .requests
-                .insert(request_id.clone(), (fingerprint.clone(), command.offset)),
+            None => self.requests.insert(request_id.clone(), (fingerprint.clone(), command.offset)),
         };
         self.patch(command, request_id, card_id, accounts);
-        Expected::Done {
-            request_id: request_id.clone(),
-            card_id: card_id.clone(),
-            fingerprint,
-        }
+        Expected::Done { request_id: request_id.clone(), card_id: card_id.clone(), fingerprint }
     }
 
     fn patch(&mut self, command: &Command, request_id: &str, card_id: &str, accounts: &[Account]) {
@@ -242,17 +174,14 @@ impl Fold {
                 "updated_at": command.timestamp, "source_offset": command.offset,
             }));
         }
-        self.history
-            .insert((card_id.to_string(), command.offset), card.clone());
+        self.history.insert((card_id.to_string(), command.offset), card.clone());
     }
 }
 
 /// The header `request-fingerprint` of a command with this meaning.
 pub fn fingerprint(card_id: &str, accounts: &[Account]) -> String {
     let hex: String = card_id.chars().filter(|c| *c != '-').collect();
-    let id = u128::from_str_radix(&hex, 16)
-        .expect("a UUID")
-        .to_be_bytes();
+    let id = u128::from_str_radix(&hex, 16).expect("a UUID").to_be_bytes();
     let mut bytes = id.to_vec();
     for a in accounts {
         for (part, end) in [(&a.kind, 0x1f), (&a.currency, 0x1f), (&a.number, 0x1e)] {

@@ -44,13 +44,7 @@ impl Topics {
 
     /// All five.
     pub fn all(&self) -> [&str; 5] {
-        [
-            &self.commands,
-            &self.backfill,
-            &self.completions,
-            &self.cards,
-            &self.dead_letters,
-        ]
+        [&self.commands, &self.backfill, &self.completions, &self.cards, &self.dead_letters]
     }
 
     /// The five as the contract wants them.
@@ -59,22 +53,12 @@ impl Topics {
         let plan = |name: &str, settings: &[(&str, &str)]| TopicPlan {
             name: name.to_string(),
             partitions,
-            settings: settings
-                .iter()
-                .map(|(k, v)| (k.to_string(), v.to_string()))
-                .collect(),
+            settings: settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         };
         let create_time = ("message.timestamp.type", "CreateTime");
         vec![
             plan(&self.commands, &[("cleanup.policy", "delete")]),
-            plan(
-                &self.backfill,
-                &[
-                    ("cleanup.policy", "delete"),
-                    ("retention.ms", "-1"),
-                    create_time,
-                ],
-            ),
+            plan(&self.backfill, &[("cleanup.policy", "delete"), ("retention.ms", "-1"), create_time]),
             plan(
                 &self.completions,
                 &[
@@ -86,13 +70,7 @@ impl Topics {
                 ],
             ),
             plan(&self.cards, &[("cleanup.policy", "compact"), create_time]),
-            plan(
-                &self.dead_letters,
-                &[
-                    ("cleanup.policy", "delete"),
-                    ("max.message.bytes", "2097152"),
-                ],
-            ),
+            plan(&self.dead_letters, &[("cleanup.policy", "delete"), ("max.message.bytes", "2097152")]),
         ]
     }
 }
@@ -128,23 +106,10 @@ impl Admin {
     pub fn new(bootstrap: &str, group: &str) -> Admin {
         let mut config = client::config(bootstrap);
         let admin = config.create().expect("an admin client");
-        config
-            .set("group.id", group)
-            .set("enable.auto.commit", "false");
-        let stable_view = config
-            .set("isolation.level", "read_committed")
-            .create()
-            .expect("a client");
-        let group_view = config
-            .set("isolation.level", "read_uncommitted")
-            .create()
-            .expect("a client");
-        Admin {
-            admin,
-            group: group.to_string(),
-            group_view,
-            stable_view,
-        }
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let stable_view = config.set("isolation.level", "read_committed").create().expect("a client");
+        let group_view = config.set("isolation.level", "read_uncommitted").create().expect("a client");
+        Admin { admin, group: group.to_string(), group_view, stable_view }
     }
 
     /// Makes topics and waits until every partition has a leader.
@@ -155,8 +120,7 @@ impl Admin {
                 topic = topic.set(key, value);
             }
             wait_until(&format!("topic {} is made", plan.name), 30, || {
-                let made = block_on(self.admin.create_topics([&topic], &options()))
-                    .expect("a create request");
+                let made = block_on(self.admin.create_topics([&topic], &options())).expect("a create request");
                 match &made[0] {
                     Ok(_) => true,
                     // A deleted topic's name is taken for a moment.
@@ -174,15 +138,12 @@ impl Admin {
 
     /// Deletes topics and waits until they are gone.
     pub fn delete(&self, names: &[&str]) {
-        let deleted =
-            block_on(self.admin.delete_topics(names, &options())).expect("a delete request");
+        let deleted = block_on(self.admin.delete_topics(names, &options())).expect("a delete request");
         for result in deleted {
             result.expect("the topic is deleted");
         }
         for name in names {
-            wait_until(&format!("topic {name} is gone"), 30, || {
-                self.leaders(name) == 0
-            });
+            wait_until(&format!("topic {name} is gone"), 30, || self.leaders(name) == 0);
         }
     }
 
@@ -194,32 +155,23 @@ impl Admin {
     /// Gives a topic more partitions.
     pub fn grow(&self, topic: &str, partitions: i32) {
         let wanted = NewPartitions::new(topic, partitions as usize);
-        let results =
-            block_on(self.admin.create_partitions([&wanted], &options())).expect("a request");
-        results
-            .into_iter()
-            .for_each(|r| drop(r.expect("the topic grows")));
-        wait_until(&format!("{topic} has {partitions} partitions"), 30, || {
-            self.leaders(topic) == partitions as usize
-        });
+        let results = block_on(self.admin.create_partitions([&wanted], &options())).expect("a request");
+        results.into_iter().for_each(|r| drop(r.expect("the topic grows")));
+        wait_until(&format!("{topic} has {partitions} partitions"), 30, || self.leaders(topic) == partitions as usize);
     }
 
     /// Removes the records below `offset`.
     pub fn trim(&self, topic: &str, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset))
-            .expect("an offset");
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
         block_on(self.admin.delete_records(&list, &options())).expect("records deleted");
-        wait_until("the log starts later", 30, || {
-            self.watermarks(topic, partition).0 == offset
-        });
+        wait_until("the log starts later", 30, || self.watermarks(topic, partition).0 == offset);
     }
 
     /// Deletes the group and so its offsets, as soon as it has no members.
     pub fn delete_group(&self) {
         wait_until("the group is deleted", 30, || {
-            let results = block_on(self.admin.delete_groups(&[&self.group], &options()))
-                .expect("a delete request");
+            let results = block_on(self.admin.delete_groups(&[&self.group], &options())).expect("a delete request");
             match &results[0] {
                 Ok(_) => true,
                 Err((_, RDKafkaErrorCode::NonEmptyGroup)) => false,
@@ -239,12 +191,10 @@ impl Admin {
             return vec![None; partitions as usize];
         };
         (0..partitions)
-            .map(
-                |p| match found.find_partition(topic, p).map(|e| e.offset()) {
-                    Some(Offset::Offset(offset)) => Some(offset),
-                    _ => None,
-                },
-            )
+            .map(|p| match found.find_partition(topic, p).map(|e| e.offset()) {
+                Some(Offset::Offset(offset)) => Some(offset),
+                _ => None,
+            })
             .collect()
     }
 
@@ -260,9 +210,7 @@ impl Admin {
 
     /// The end offset of every partition.
     pub fn ends(&self, topic: &str, partitions: i32) -> Vec<i64> {
-        (0..partitions)
-            .map(|p| self.watermarks(topic, p).1)
-            .collect()
+        (0..partitions).map(|p| self.watermarks(topic, p).1).collect()
     }
 
     /// The partitions of each of the group's members once it is stable; empty while it is not or has none.
@@ -273,11 +221,7 @@ impl Admin {
         let Some(group) = list.groups().iter().find(|g| g.state() == "Stable") else {
             return Vec::new();
         };
-        group
-            .members()
-            .iter()
-            .map(|m| assigned(m.assignment()))
-            .collect()
+        group.members().iter().map(|m| assigned(m.assignment())).collect()
     }
 
     fn leaders(&self, topic: &str) -> usize {
@@ -285,9 +229,7 @@ impl Admin {
             return 0;
         };
         let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
-        partitions
-            .filter(|p| p.leader() >= 0 && p.error().is_none())
-            .count()
+        partitions.filter(|p| p.leader() >= 0 && p.error().is_none()).count()
     }
 }
 
@@ -302,9 +244,7 @@ fn log_ends(view: &BaseConsumer, topic: &str, partition: i32) -> (i64, i64) {
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new()
-        .operation_timeout(Some(Duration::from_secs(15)))
-        .request_timeout(Some(Duration::from_secs(20)))
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(15))).request_timeout(Some(Duration::from_secs(20)))
 }
 
 /// Partition numbers out of the consumer protocol's assignment: version, then (topic, partitions) pairs.

@@ -42,18 +42,13 @@ impl Spec {
             sections: BTreeMap::new(),
             arguments: Vec::new(),
         };
-        spec.text("http.listen", "")
-            .text("log.format", "text")
-            .state_dir(&state_dir)
+        spec.text("http.listen", "").text("log.format", "text").state_dir(&state_dir)
     }
 
     /// A setting by `section.key`, its value as TOML writes it.
     pub fn set(mut self, key: &str, value: &str) -> Spec {
         let (section, key) = key.split_once('.').expect("section.key");
-        self.sections
-            .entry(section.to_string())
-            .or_default()
-            .insert(key.to_string(), value.to_string());
+        self.sections.entry(section.to_string()).or_default().insert(key.to_string(), value.to_string());
         self
     }
 
@@ -90,11 +85,7 @@ impl Spec {
         let config = self.dir.join(format!("{}.toml", self.name));
         fs::write(&config, self.toml()).expect("the configuration is written");
         let log = self.dir.join(format!("{}.log", self.name));
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .expect("a log file");
+        let file = File::options().create(true).append(true).open(&log).expect("a log file");
         let log_from = file.metadata().expect("a log file").len() as usize;
         let child = Command::new(program())
             .arg("run")
@@ -108,13 +99,7 @@ impl Spec {
             .spawn()
             .expect("the worker starts");
         let guard = Guard::start("kill -9 \"$0\"", &child.id().to_string()).expect("a shell");
-        Worker {
-            child,
-            log,
-            log_from,
-            guard: Some(guard),
-            name: self.name.clone(),
-        }
+        Worker { child, log, log_from, guard: Some(guard), name: self.name.clone() }
     }
 
     fn toml(&self) -> String {
@@ -154,11 +139,7 @@ impl Worker {
     pub fn wait_said(&mut self, text: &str, seconds: u64) {
         wait_until(&format!("{} says \"{text}\"", self.name), seconds, || {
             let said = self.said(text);
-            assert!(
-                said || self.exited().is_none(),
-                "{} ended without saying \"{text}\"",
-                self.name
-            );
+            assert!(said || self.exited().is_none(), "{} ended without saying \"{text}\"", self.name);
             said
         });
     }
@@ -189,23 +170,11 @@ impl Worker {
     pub fn expect_refusal(&mut self, seconds: u64, words: &[&str]) {
         let code = self.wait_exit(seconds);
         let log = self.log();
-        assert_eq!(
-            code,
-            Some(1),
-            "{} must end with exit code 1; it said:\n{log}",
-            self.name
-        );
+        assert_eq!(code, Some(1), "{} must end with exit code 1; it said:\n{log}", self.name);
         for word in words {
-            assert!(
-                log.contains(word),
-                "{} must name {word:?}; it said:\n{log}",
-                self.name
-            );
+            assert!(log.contains(word), "{} must name {word:?}; it said:\n{log}", self.name);
         }
-        assert!(
-            !log.contains("panicked at"),
-            "a refusal is not a panic:\n{log}"
-        );
+        assert!(!log.contains("panicked at"), "a refusal is not a panic:\n{log}");
     }
 
     /// SIGTERM; it must end with 0 within the default drain time-out and a little. Returns how long it took.
@@ -214,13 +183,7 @@ impl Worker {
         let start = Instant::now();
         self.terminate();
         let code = self.wait_exit(25);
-        assert_eq!(
-            code,
-            Some(0),
-            "{} must end with exit code 0 after SIGTERM; it said:\n{}",
-            self.name,
-            self.log()
-        );
+        assert_eq!(code, Some(0), "{} must end with exit code 0 after SIGTERM; it said:\n{}", self.name, self.log());
         start.elapsed()
     }
 
@@ -265,11 +228,7 @@ impl Drop for Worker {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(40)..];
-            eprintln!(
-                "--- the last lines of worker {}:\n{}\n---",
-                self.name,
-                tail.join("\n")
-            );
+            eprintln!("--- the last lines of worker {}:\n{}\n---", self.name, tail.join("\n"));
         }
     }
 }

@@ -1,0 +1,171 @@
+//! When checkpoint rounds begin, go on and end, beside the batches.
+
+use super::main_loop::Loop;
+use super::partition::{Partition, Running};
+use super::rules::Rules;
+use crate::kafka::{InputOffsets, Log};
+use crate::projection::{Positions, Step};
+use crate::wire::Outbox;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Kafka expires offsets of topics that a group does not subscribe to; half a day keeps the backfill's alive.
+const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
+/// A failed round is tried again after this.
+const ROUND_RETRY_MS: i64 = 10_000;
+
+impl<L: Log> Loop<L> {
+    /// Goes on with each partition's round by a bounded step, and begins those that are due.
+    pub(super) fn checkpoint(&mut self) {
+        let now_ms = (self.parts.clock)();
+        let (log, writer, rules) = (&mut self.parts.log, &self.parts.writer, &self.parts.rules);
+        for (partition, running) in self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, s.running_mut()?))) {
+            running.projection.expire(now_ms);
+            match running.projection.checkpoint_step(writer, running.held.lease()) {
+                Step::Done => {
+                    (running.last_round_ms, running.round_failed) = (now_ms, false);
+                    let stats = running.projection.stats();
+                    self.parts.status.update(partition, |s| (s.checkpoint_ms, s.projection) = (Some(now_ms), stats));
+                }
+                Step::Failed => {
+                    if !running.round_failed {
+                        let cause = running.projection.last_failure().unwrap_or_default();
+                        tracing::error!(
+                            partition,
+                            cause,
+                            "the checkpoint cannot be written; the worker goes on from memory"
+                        );
+                    }
+                    (running.last_round_ms, running.round_failed) = (now_ms, true);
+                }
+                Step::Idle | Step::UnderWay => {}
+            }
+            running.commit_due |= now_ms - running.backfill_committed_ms > BACKFILL_COMMIT_EVERY_MS;
+            if running.round_due(rules, now_ms) {
+                running.ends_requested = true;
+                log.request_ends(partition);
+            }
+        }
+    }
+
+    /// Takes the logs' ends that have come. A commit that succeeds after this proves that the partitions were this member's
+    /// when the ends were asked for: no one else's records lie before them.
+    pub(super) fn take_ends(&mut self) {
+        for (partition, ends) in self.parts.log.ends() {
+            let Some(running) = self.partitions.get_mut(&partition).and_then(Partition::running_mut) else { continue };
+            if !std::mem::replace(&mut running.ends_requested, false) {
+                continue;
+            }
+            let Some(ends) = ends else { continue };
+            running.ends = Some(Positions { cards: ends.cards, completions: ends.completions });
+            // The proof must come even when no command does.
+            running.commit_due = true;
+        }
+    }
+
+    /// A transaction has succeeded since the ends were taken: their rounds begin. Everything committed is applied, so the
+    /// state is at least as new as the logs were when they were asked.
+    pub(super) fn begin_rounds(&mut self) {
+        for running in self.partitions.values_mut().filter_map(Partition::running_mut) {
+            if !running.projection.in_round()
+                && let Some(positions) = running.ends.take()
+            {
+                running.projection.begin_round(positions);
+            }
+        }
+    }
+
+    /// Runs one more round of each partition that is about to go, within a time limit; one under way is finished first.
+    pub(super) fn last_rounds(&mut self, partitions: &[i32], timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let mut finals: BTreeMap<i32, Final> = partitions.iter().map(|p| (*p, Final::Awaited)).collect();
+        while Instant::now() < deadline {
+            self.take_ends();
+            finals.retain(|partition, state| self.last_round_step(*partition, state));
+            if finals.is_empty() {
+                return;
+            }
+            if finals.values().all(|state| *state != Final::Awaited)
+                && finals.values().any(|state| *state == Final::Known)
+            {
+                if !self.prove_ownership() {
+                    break;
+                }
+                self.begin_rounds();
+                finals.values_mut().for_each(|state| *state = Final::Begun);
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        tracing::warn!(partitions = ?finals.keys(), "the last checkpoint was not complete; the next start restores more");
+    }
+
+    /// Goes on with a partition's last round; `false` when there is nothing more to do.
+    fn last_round_step(&mut self, partition: i32, state: &mut Final) -> bool {
+        let Some(running) = self.partitions.get_mut(&partition).and_then(Partition::running_mut) else { return false };
+        running.projection.checkpoint_step(&self.parts.writer, running.held.lease());
+        if running.projection.in_round() {
+            return true;
+        }
+        match *state {
+            Final::Begun => return false,
+            Final::Awaited if running.ends.is_some() => *state = Final::Known,
+            Final::Awaited if !running.ends_requested => {
+                running.ends_requested = true;
+                self.parts.log.request_ends(partition);
+            }
+            Final::Awaited | Final::Known => {}
+        }
+        true
+    }
+
+    /// Commits the offsets as they are: the group accepts them only from the partitions' owner.
+    fn prove_ownership(&mut self) -> bool {
+        let offsets: Vec<_> = self.partitions.iter().filter_map(|(p, s)| Some((*p, s.running()?.next))).collect();
+        match self.parts.log.transact(&Outbox::default(), &offsets) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the partitions may have another owner already; no last checkpoint is made");
+                false
+            }
+        }
+    }
+}
+
+/// How far a partition's last round is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Final {
+    /// The logs' ends have not come.
+    Awaited,
+    /// They have.
+    Known,
+    /// It has begun.
+    Begun,
+}
+
+impl Running {
+    pub(super) fn advance(&mut self, next: InputOffsets, now_ms: i64) {
+        if next.backfill.is_some() {
+            self.backfill_committed_ms = now_ms;
+        }
+        for offsets in [&mut self.committed, &mut self.next] {
+            offsets.live = next.live.or(offsets.live);
+            offsets.backfill = next.backfill.or(offsets.backfill);
+        }
+        if self.committed == self.next {
+            self.commit_due = false;
+        }
+    }
+
+    fn round_due(&self, rules: &Rules, now_ms: i64) -> bool {
+        if self.ends_requested || self.ends.is_some() || self.projection.in_round() {
+            return false;
+        }
+        if self.round_failed {
+            return now_ms - self.last_round_ms >= ROUND_RETRY_MS;
+        }
+        let elapsed = now_ms.saturating_sub(self.last_round_ms);
+        let interval_ms = rules.checkpoint_interval.as_millis() as i64;
+        self.projection.tail_records() > rules.checkpoint_max_tail
+            || (elapsed > interval_ms && self.projection.round_pays())
+    }
+}
