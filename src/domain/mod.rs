@@ -22,3 +22,6 @@ pub use fingerprint::Fingerprint;
 pub use ids::{CardId, RequestId};
 pub use outcome::{Answer, DeadReason, ErrorCode, Path, Rejection};
 pub use patch::{Patched, StoredAccount, patch};
+
+#[cfg(test)]
+mod tests;
