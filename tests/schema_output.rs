@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use card_update_worker::domain::{
-    AccountType, Answer, CardId, DeadReason, Dt, ErrorCode, Fingerprint, Path as Pointer, Rejection, RequestId, StoredAccount,
-    UtcOffset,
+    AccountType, Answer, CardId, DeadReason, Dt, ErrorCode, Fingerprint, Path as Pointer, Rejection, RequestId,
+    StoredAccount, UtcOffset,
 };
 use card_update_worker::wire::{
     DeadRecord, DecodeRules, Decoded, Decoder, Omit, Outbox, Source, completion, dead_letter, decode_card, encode_card,
@@ -110,8 +110,11 @@ fn every_completion_that_the_worker_writes_is_valid() {
 
 fn headers(outbox: &Outbox) -> Value {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let fields: Map<String, Value> =
-        outbox.get(0).headers().map(|(name, value)| (text(name), value.map_or(Value::Null, |v| text(v).into()))).collect();
+    let fields: Map<String, Value> = outbox
+        .get(0)
+        .headers()
+        .map(|(name, value)| (text(name), value.map_or(Value::Null, |v| text(v).into())))
+        .collect();
     Value::Object(fields)
 }
 
@@ -119,8 +122,13 @@ fn headers(outbox: &Outbox) -> Value {
 fn the_headers_of_completions_and_dead_letters_are_valid() {
     let source = Source { topic: "card-update.commands", partition: 3, offset: 42 };
     for replayed in [false, true] {
-        let answer =
-            Answer { request_id: RequestId::parse(ID).unwrap(), card_id: None, dt: dt(), result: Ok(Fingerprint(7)), replayed };
+        let answer = Answer {
+            request_id: RequestId::parse(ID).unwrap(),
+            card_id: None,
+            dt: dt(),
+            result: Ok(Fingerprint(7)),
+            replayed,
+        };
         let mut outbox = Outbox::default();
         completion(&answer, &source, None, 0, 0, &mut outbox);
         outbox.header("traceparent", Some(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
@@ -143,7 +151,8 @@ fn card_records_are_valid_and_read_back_as_they_were() {
         let value: Value = serde_json::from_slice(&record).unwrap();
         let key = value["card_id"].as_str().unwrap();
         let mut accounts: Vec<StoredAccount> = Vec::new();
-        let card_id = decode_card(Some(key.as_bytes()), Some(&record), &mut accounts).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let card_id =
+            decode_card(Some(key.as_bytes()), Some(&record), &mut accounts).unwrap_or_else(|e| panic!("{file}: {e}"));
         let mut written = Vec::new();
         encode_card(&card_id, &accounts, &mut written);
         let written: Value = serde_json::from_slice(&written).unwrap();

@@ -145,7 +145,11 @@ fn a_repeated_request_gets_what_the_table_says_and_changes_nothing() {
         (Some(2), Suppress, format!("request_id_conflict {NOW}")),
         (Some(2), Error, format!("request_id_conflict {NOW}")),
     ] {
-        assert_eq!(decided(remembered, mode, "IBAN:USD:a", live), (answer, before.to_owned()), "{remembered:?} {mode:?}");
+        assert_eq!(
+            decided(remembered, mode, "IBAN:USD:a", live),
+            (answer, before.to_owned()),
+            "{remembered:?} {mode:?}"
+        );
     }
     let (applied, after) = decided(None, Replay, "IBAN:USD:a", live);
     assert_eq!((applied, after.as_str()), (format!("applied Changed {NOW}"), "IBAN:USD:a@9/50"));
@@ -156,6 +160,9 @@ fn a_repeated_request_gets_what_the_table_says_and_changes_nothing() {
 fn a_stale_backfill_is_an_error_but_an_empty_one_succeeds() {
     let replay = Origin::Backfill { replayed_offset: Some(8), timestamp_ms: 50 };
     let before = "IBAN:USD:x@8/10".to_owned();
-    assert_eq!(decided(None, OnDuplicate::Replay, "IBAN:USD:a", replay), (format!("stale_command {NOW}"), before.clone()));
+    assert_eq!(
+        decided(None, OnDuplicate::Replay, "IBAN:USD:a", replay),
+        (format!("stale_command {NOW}"), before.clone())
+    );
     assert_eq!(decided(None, OnDuplicate::Replay, "", replay), (format!("applied Nothing {NOW}"), before));
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Opening sled reads all that was logged since the last open, 1–4 s per GB; longer than this is doubt.
 const OPEN_DEADLINE: Duration = Duration::from_secs(120);
@@ -109,7 +110,7 @@ impl StateDir {
     }
 
     fn noted(&self) -> Option<Noted> {
-        serde_json::from_slice(&fs::read(self.path.join(FACTS)).ok()?).ok()
+        unsigned(&fs::read(self.path.join(FACTS)).ok()?)
     }
 
     /// Opens the store; also the reason when what was there had to be discarded.
@@ -172,7 +173,7 @@ impl StateDir {
     fn note(&self, facts: &StateFacts) -> io::Result<()> {
         let (boot_id, device, inode) = self.here()?;
         let noted = Noted { format: FORMAT, boot_id, device, inode, facts: Some(facts.clone()) };
-        write_synced(&self.path.join(FACTS), &serde_json::to_vec_pretty(&noted)?)?;
+        write_synced(&self.path.join(FACTS), &signed(&noted)?)?;
         match fs::remove_file(self.path.join(CLEAN)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -227,6 +228,20 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A checksum line before the JSON: a flipped bit in a topic's id must not look like another topic.
+fn signed(noted: &Noted) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec_pretty(noted)?;
+    let mut out = format!("{:016x}\n", xxh3_64(&body)).into_bytes();
+    out.extend_from_slice(&body);
+    Ok(out)
+}
+
+fn unsigned(content: &[u8]) -> Option<Noted> {
+    let (line, body) = content.split_at_checked(17)?;
+    let intact = line == format!("{:016x}\n", xxh3_64(body)).as_bytes();
+    if intact { serde_json::from_slice(body).ok() } else { None }
 }
 
 fn instance_id(path: &Path) -> io::Result<Uuid> {
@@ -312,32 +327,47 @@ mod tests {
         assert_eq!(state.facts(), Some(facts()));
         drop(store);
         state.mark_clean().unwrap();
-        forge(dir.path(), "boot_id", serde_json::json!("another boot"));
+        forge(dir.path(), |noted| noted.boot_id = "another boot".into());
         let (state, store, discarded) = opened(dir.path());
         assert_eq!((discarded, store.get(0, b"k").unwrap()), (None, Some(b"v".to_vec())));
         drop((state, store));
     }
 
-    fn forge(dir: &Path, field: &str, value: serde_json::Value) {
+    fn forge(dir: &Path, change: impl FnOnce(&mut Noted)) {
         let path = dir.join(FACTS);
-        let mut noted: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        noted[field] = value;
-        fs::write(path, noted.to_string()).unwrap();
+        let mut noted = unsigned(&fs::read(&path).unwrap()).unwrap();
+        change(&mut noted);
+        fs::write(path, signed(&noted).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_facts_is_doubt_never_another_fact() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, store, _) = opened(dir.path());
+        drop(store);
+        let good = fs::read(dir.path().join(FACTS)).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut flipped = good.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(dir.path().join(FACTS), &flipped).unwrap();
+            assert_eq!(state.facts(), None, "bit {bit}");
+        }
     }
 
     #[test]
     fn whatever_is_in_doubt_is_discarded() {
-        for (field, value) in [
-            ("boot_id", serde_json::json!("another boot")),
-            ("inode", serde_json::json!(1)),
-            ("format", serde_json::json!(99)),
-        ] {
+        let changes: [(&str, fn(&mut Noted)); 3] = [
+            ("boot_id", |noted| noted.boot_id = "another boot".into()),
+            ("inode", |noted| noted.inode = 1),
+            ("format", |noted| noted.format = 99),
+        ];
+        for (field, change) in changes {
             let dir = tempfile::tempdir().unwrap();
             let (state, store, _) = opened(dir.path());
             store.put(0, b"k", b"v").unwrap();
             store.flush().unwrap();
             drop((state, store));
-            forge(dir.path(), field, value);
+            forge(dir.path(), change);
             let (_state, store, discarded) = opened(dir.path());
             assert!(discarded.is_some(), "{field}");
             assert_eq!(store.get(0, b"k").unwrap(), None, "{field}");

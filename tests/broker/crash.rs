@@ -36,6 +36,10 @@ pub fn inv_2_twenty_four_kills_under_load_lose_and_double_nothing(ctx: &Ctx) {
     let (_, log) = load.stop();
     let mut worker = spec.start();
     site.wait_processed(&mut [&mut worker], 120);
+    // The killed ones may have answered everything; the state is whole only where the last one has restored it.
+    for partition in 0..4 {
+        worker.wait_said(&format!("partition restored partition={partition} "), 60);
+    }
     worker.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
 }

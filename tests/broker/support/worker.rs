@@ -152,7 +152,7 @@ impl Worker {
     /// Panics when it has ended.
     pub fn assert_running(&mut self) {
         if let Some(status) = self.exited() {
-            panic!("{} ended by itself: {status}", self.name);
+            panic!("{} ended by itself: {status}; it said:\n{}", self.name, self.log());
         }
     }
 
