@@ -1,6 +1,6 @@
 //! The rules of a card update, pure: facts in, a verdict out.
 //!
-//! Owns ids, accounts, commands, completions, the patch rules, idempotency and [`decide`]. It must never read a clock, do
+//! Owns ids, accounts, commands, completions, the patch rules, idempotency and [`decide()`]. It must never read a clock, do
 //! input or output, or import another module of the project.
 
 mod account;

@@ -14,12 +14,14 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Opening sled reads all that was logged since the last open, 1–4 s per GB; longer than this is doubt.
 const OPEN_DEADLINE: Duration = Duration::from_secs(120);
+/// A process that was killed holds its lock until its memory is given back: a quick restart waits for that.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const LOCK: &str = "lock";
 const INSTANCE: &str = "instance-id";
@@ -77,8 +79,12 @@ impl StateDir {
             Ok(file) => file,
             Err(error) => return Ok(Self::unusable(path, &error)),
         };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(StateDirError::InUse(path.to_owned()));
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() > deadline {
+                return Err(StateDirError::InUse(path.to_owned()));
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         match instance_id(path) {
             Ok(instance) => Ok(Self { path: path.to_owned(), lock: Some(file), instance, unusable: None }),
@@ -356,7 +362,8 @@ mod tests {
 
     #[test]
     fn whatever_is_in_doubt_is_discarded() {
-        let changes: [(&str, fn(&mut Noted)); 3] = [
+        type Change = fn(&mut Noted);
+        let changes: [(&str, Change); 3] = [
             ("boot_id", |noted| noted.boot_id = "another boot".into()),
             ("inode", |noted| noted.inode = 1),
             ("format", |noted| noted.format = 99),
