@@ -126,6 +126,7 @@ enum Output {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    end_quietly_on_a_closed_pipe();
     let program = Program::parse();
     let ended = match program.command {
         Command::Run(args) => run::run(&args),
@@ -141,6 +142,18 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// A reader that has seen enough (`… | head`) is no defect to report.
+fn end_quietly_on_a_closed_pipe() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let closed = panic.payload_as_str().is_some_and(|text| text.contains("printing to stdout: Broken pipe"));
+        if closed {
+            std::process::exit(Exit::Done as i32);
+        }
+        report(panic);
+    }));
 }
 
 #[cfg(test)]

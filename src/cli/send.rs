@@ -24,7 +24,7 @@ pub struct SendArgs {
     #[arg(long, value_name = "NDJSON", conflicts_with_all = ["card", "accounts"])]
     file: Option<PathBuf>,
     /// One command: its card
-    #[arg(long, value_name = "ID", required_unless_present = "file")]
+    #[arg(long, value_name = "ID", required_unless_present = "file", requires = "accounts")]
     card: Option<String>,
     /// An account of the one command
     #[arg(long = "account", value_name = "IBAN:CUR[:TYPE]", requires = "card")]
@@ -32,7 +32,7 @@ pub struct SendArgs {
     /// The one command's id; made if not given
     #[arg(long, value_name = "ID", requires = "card")]
     request_id: Option<String>,
-    /// Wait for the completions and print them
+    /// Wait for the completions and print them; exit code 1 when one has not come after 60 s without any
     #[arg(long)]
     wait: bool,
 }

@@ -43,14 +43,21 @@ struct Asked {
     #[command(flatten)]
     source: ConfigSource,
     /// Partitions of topics that are made
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
     /// Replicas of topics that are made; the broker's default if not given
-    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
-    replication_factor: i32,
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    replication_factor: Option<i32>,
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+}
+
+impl Asked {
+    /// −1 stands for the broker's default.
+    fn replication(&self) -> i32 {
+        self.replication_factor.unwrap_or(-1)
+    }
 }
 
 pub fn run(args: &TopicsArgs) -> Result<Exit, Failure> {
@@ -74,7 +81,7 @@ fn plan(asked: &Asked) -> Result<TopicPlan, Failure> {
     let config = asked.source.load()?.config;
     let client = TopicsClient::new(&config.kafka)?;
     let partitions = asked.partitions.or(config.partitions);
-    let plan = plan_topics(&client, &config.kafka, config.rules.window_ms, partitions, asked.replication_factor);
+    let plan = plan_topics(&client, &config.kafka, config.rules.window_ms, partitions, asked.replication());
     Ok(block_on(plan)??)
 }
 
@@ -129,7 +136,7 @@ fn show(plan: &TopicPlan, output: Output) {
 fn print(asked: &Asked, format: Format) -> Result<Exit, Failure> {
     let config = asked.source.load()?.config;
     let partitions = asked.partitions.or(config.partitions);
-    let topics = wanted_topics(&config.kafka.topics, config.rules.window_ms, partitions, asked.replication_factor);
+    let topics = wanted_topics(&config.kafka.topics, config.rules.window_ms, partitions, asked.replication());
     for topic in &topics {
         print!(
             "{}",

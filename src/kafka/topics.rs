@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 
 pub use super::raw::TopicDescription;
 
+/// What to look at when nobody answers.
+const NO_BROKER: &str = "no broker answers; check kafka.bootstrap_servers and kafka.client (TLS, SASL)";
+
 /// A topic's settings by name.
 pub type TopicSettings = BTreeMap<String, String>;
 
@@ -41,14 +44,14 @@ impl TopicsClient {
     /// The cluster's id; an error when no broker answers.
     pub fn cluster_id(&self) -> Result<String, Fault> {
         let client = self.admin.inner();
-        client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| fault("no broker answers", &e))?;
+        client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| fault(NO_BROKER, &e))?;
         client.fetch_cluster_id(REQUEST_TIMEOUT).ok_or_else(|| Fault::Retry("the cluster does not tell its id".into()))
     }
 
     /// Describes topics in the order given; a missing one is `None`.
     pub fn describe(&self, names: &[&str]) -> Result<Vec<Option<TopicDescription>>, Fault> {
         let described = describe_topics(self.admin.inner().native_ptr(), names, REQUEST_TIMEOUT)
-            .map_err(|code| Fault::Retry(format!("topics cannot be described: {code}")))?;
+            .map_err(|code| Fault::Retry(format!("{NO_BROKER}: {code}")))?;
         let mut topics: BTreeMap<String, TopicDescription> = BTreeMap::new();
         for topic in described {
             match topic {
@@ -67,6 +70,10 @@ impl TopicsClient {
 
     /// The settings of topics, in the order given.
     pub async fn settings(&self, names: &[&str]) -> Result<Vec<TopicSettings>, Fault> {
+        // The broker takes a question about nothing for a mistake.
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
         let found = self.admin.describe_configs(&resources, &options).await;

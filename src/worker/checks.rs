@@ -53,7 +53,11 @@ fn wanted(topics: &TopicNames, window_ms: i64, commands_max: i64) -> [Wanted<'_>
 
 impl Wanted<'_> {
     fn spec(self, partitions: i32, replication: i32) -> NewTopicSpec {
-        let settings = self.settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let mut settings: TopicSettings = self.settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        if replication >= 3 {
+            // An acknowledged record is then on two disks, and one broker may be away.
+            settings.insert("min.insync.replicas".to_owned(), "2".to_owned());
+        }
         NewTopicSpec { name: self.name.to_owned(), partitions, replication, settings }
     }
 }
@@ -155,7 +159,7 @@ fn unequal(found: &[Option<TopicDescription>], wanted: Option<i32>) -> Option<Fi
     let asked = wanted.map_or(String::new(), |n| format!(" (topics.partitions = {n})"));
     Some(Finding::Refused(format!(
         "the topics must have the same number of partitions{asked}, but {}. A count cannot grow in place: make new topics and \
-         `replay` into them",
+         send the commands into them again (replay)",
         counts.join(", ")
     )))
 }
@@ -192,6 +196,9 @@ fn setting_finding(topic: &str, setting: &str, wanted: &str, is: &str, window_ms
     match (setting, window_ms) {
         ("cleanup.policy", None) if wanted == "compact" => Some(Finding::Refused(format!(
             "{topic} has cleanup.policy={is}, but must be compact only: deletion would lose cards; {mend}"
+        ))),
+        ("cleanup.policy", _) if is.contains("compact") => Some(Finding::Refused(format!(
+            "{topic} has cleanup.policy={is}: compaction deletes records that nobody has read; {mend}"
         ))),
         ("message.timestamp.type", Some(_)) => Some(Finding::Refused(format!(
             "{topic} has message.timestamp.type={is}: the dedup memory needs the worker's own times; {mend}"
@@ -294,6 +301,8 @@ mod tests {
         let set =
             |i: usize, k: &'static str, v: &'static str| findings(move |_, s| drop(s[i].insert(k.into(), v.into())));
         one(&set(3, "cleanup.policy", "compact,delete"), true, "compact only");
+        one(&set(0, "cleanup.policy", "compact"), true, "nobody has read");
+        one(&set(2, "cleanup.policy", "compact,delete"), true, "nobody has read");
         one(&set(2, "retention.ms", "1000"), true, "below dedup.window");
         one(&set(2, "message.timestamp.type", "LogAppendTime"), true, "own times");
         let (found, settings) = good();

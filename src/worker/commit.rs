@@ -128,26 +128,24 @@ impl<L: Log> Loop<L> {
     }
 
     fn decided(&self, staged: &StagedBatch, committed: &[(i32, InputOffsets)], lost: &[i32]) -> Decided {
-        let mut verdicts = staged.offsets().into_iter().map(|(partition, next)| {
+        let verdicts = staged.offsets().into_iter().filter_map(|(partition, next)| {
             let found = committed.iter().find(|(p, _)| *p == partition).map(|(_, offsets)| *offsets);
             let before = self.partitions.get(&partition).and_then(Partition::running).map(|r| r.committed);
-            match (found, before) {
-                (Some(found), Some(before)) if !lost.contains(&partition) => {
-                    let after =
-                        InputOffsets { live: next.live.or(before.live), backfill: next.backfill.or(before.backfill) };
-                    if found == after && after != before {
-                        Decided::Committed
-                    } else if found == before && after != before {
-                        Decided::NotCommitted
-                    } else {
-                        Decided::Neither
-                    }
-                }
-                _ => Decided::Neither,
+            let (Some(found), Some(before), false) = (found, before, lost.contains(&partition)) else {
+                return Some(Decided::Neither);
+            };
+            let after = InputOffsets { live: next.live.or(before.live), backfill: next.backfill.or(before.backfill) };
+            match (found == after, found == before) {
+                // Offsets that were committed as they are tell nothing.
+                (true, true) => None,
+                (true, false) => Some(Decided::Committed),
+                (false, true) => Some(Decided::NotCommitted),
+                (false, false) => Some(Decided::Neither),
             }
         });
-        let first = verdicts.next().unwrap_or(Decided::Neither);
-        if verdicts.all(|v| v == first) { first } else { Decided::Neither }
+        // Where no offset moves there is no record in the batch either: running it again repeats nothing.
+        let all_agree = |a: Decided, b: Decided| if a == b { a } else { Decided::Neither };
+        verdicts.reduce(all_agree).unwrap_or(Decided::NotCommitted)
     }
 
     /// The broker refuses records for their size: what they answer becomes a dead letter without what made it too large.

@@ -147,7 +147,9 @@ impl<L: Log> Loop<L> {
         self.parts.metrics.rebalance("assigned");
         self.parts.status.assigned();
         self.parts.status.heard((self.parts.clock)());
-        tracing::info!(?partitions, "partitions assigned");
+        if !partitions.is_empty() {
+            tracing::info!(?partitions, "partitions assigned");
+        }
         partitions.iter().for_each(|p| self.restore(*p));
     }
 
@@ -174,7 +176,9 @@ impl<L: Log> Loop<L> {
             }
             self.parts.status.remove(*partition);
         }
-        tracing::info!(?partitions, "partitions given up");
+        if !partitions.is_empty() {
+            tracing::info!(?partitions, "partitions given up");
+        }
         self.parts.log.stop(partitions).or_else(|fault| self.bear(fault))
     }
 
@@ -199,10 +203,12 @@ impl<L: Log> Loop<L> {
                 last_round_ms: if state.round_due { i64::MIN } else { (self.parts.clock)() },
                 round_failed: false,
             };
+            let sizes = running.projection.stats();
             self.partitions.insert(partition, Partition::Running(Box::new(running)));
             self.parts.log.start(partition, live, backfill).or_else(|fault| self.bear(fault))?;
             self.parts.status.update(partition, |s| {
                 (s.state, s.live_next, s.backfill_next) = (PartitionState::Running, live, backfill);
+                s.projection = sizes;
             });
         }
         Ok(())
@@ -343,7 +349,7 @@ impl<L: Log> Loop<L> {
             for (partition, next) in committed.offsets() {
                 let Some(running) = running.get_mut(&partition) else { continue };
                 running.advance(next, now_ms);
-                nexts.push((partition, running.next));
+                nexts.push((partition, running.next, running.projection.stats()));
             }
         }
         drop(timer);
@@ -352,9 +358,10 @@ impl<L: Log> Loop<L> {
         self.retain_waiting(|index, _| !committed.took(index));
         self.refused.clear();
         self.most = self.parts.rules.batch_max_records;
-        for (partition, next) in nexts {
+        for (partition, next, sizes) in nexts {
             self.parts.status.update(partition, |s| {
                 s.progress_ms = now_ms;
+                s.projection = sizes;
                 s.live_next = next.live.unwrap_or(s.live_next);
                 s.backfill_next = next.backfill.unwrap_or(s.backfill_next);
             });

@@ -36,3 +36,18 @@ pub use tally::{CommandResult, Tally};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Stop(pub String);
+
+#[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
+mod commit_tests;
+#[cfg(test)]
+mod loop_tests;
+#[cfg(test)]
+mod restore_tests;
+#[cfg(test)]
+mod sim_cluster;
+#[cfg(test)]
+mod sim_log;
+#[cfg(test)]
+mod sim_worker;

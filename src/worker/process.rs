@@ -71,7 +71,10 @@ pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
         tracing::error!(why, "the worker goes on from memory; its next start restores everything");
     }
     let client = TopicsClient::new(&config.kafka).map_err(stop)?;
-    let topics = look_at_topics(config, options, &client)?;
+    let Some(topics) = look_at_topics(config, options, &client)? else {
+        tracing::info!("ended before Kafka was found");
+        return Ok(Outcome::Ended);
+    };
     compare_facts(&state, &topics.facts, options)?;
     let (store, discarded) = state.open_store(&topics.facts);
     let mut process = Process::start(config, options, &topics, store, &state)?;
@@ -94,17 +97,20 @@ fn stop(fault: Fault) -> Stop {
     Stop(fault.to_string())
 }
 
-/// Asks until the cluster answers, within a limit.
-fn look_at_topics(config: &Config, options: &ProcessOptions, client: &TopicsClient) -> Result<Topics, Stop> {
+/// Asks until the cluster answers, within a limit; `None` when the end is asked for first.
+fn look_at_topics(config: &Config, options: &ProcessOptions, client: &TopicsClient) -> Result<Option<Topics>, Stop> {
     let deadline = Instant::now() + FIRST_CONTACT;
     loop {
         let looked = if options.mock { mock_topics(config) } else { real_topics(config, client) };
+        if options.shutdown.load(Ordering::Acquire) {
+            return Ok(None);
+        }
         match looked {
-            Err(Fault::Retry(cause)) if Instant::now() < deadline && !options.shutdown.load(Ordering::Acquire) => {
+            Err(Fault::Retry(cause)) if Instant::now() < deadline => {
                 tracing::warn!(cause, "waiting for Kafka");
-                std::thread::sleep(Duration::from_secs(1));
+                std::thread::park_timeout(Duration::from_secs(1));
             }
-            other => return other.map_err(stop),
+            other => return other.map(Some).map_err(stop),
         }
     }
 }
@@ -176,7 +182,7 @@ fn made_anew(changed: &[&str]) -> String {
 fn recounted(before: i32, now: i32) -> String {
     format!(
         "the topics had {before} partitions and now have {now}: cards would meet partitions that do not know them. Make new topics \
-         with the new count and `replay` the commands into them"
+         with the new count and send the commands into them again (replay)"
     )
 }
 

@@ -87,6 +87,7 @@ const TESTS: &[Test] = tests! {
         a_partition_count_that_changes_under_a_running_worker_stops_it,
         a_partition_count_that_changed_since_the_last_run_is_refused,
         a_missing_topic_is_refused_with_the_command_that_makes_it,
+        topics_apply_makes_what_a_run_needs_from_nothing,
         unequal_partition_counts_are_refused,
         a_cards_topic_that_is_not_compact_only_is_refused,
         a_completions_retention_below_the_window_is_refused,

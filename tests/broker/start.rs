@@ -1,6 +1,7 @@
 //! Promise: a start on topics that would break the guarantees is refused in one line that says what to do.
 
 use crate::support::topics::TopicPlan;
+use crate::support::worker::program;
 use crate::support::{Ctx, Site};
 
 /// Starts on topics with changed plans and expects the refusal to hold these words.
@@ -15,6 +16,24 @@ pub fn a_missing_topic_is_refused_with_the_command_that_makes_it(ctx: &Ctx) {
         let ending = format!(".{role}");
         refused(ctx, &format!("missing-{role}"), &["topics apply", &ending], |plans| drop(plans.remove(n)));
     }
+}
+
+/// From nothing: the refusal names the command that makes the topics, and after it the worker runs on them.
+pub fn topics_apply_makes_what_a_run_needs_from_nothing(ctx: &Ctx) {
+    let site = Site::with(ctx, "nothing", 2, Vec::clear);
+    site.spec("w").start().expect_refusal(30, &["topics apply", ".commands", ".dead-letters"]);
+    let names = ["commands", "backfill", "completions", "cards", "dead_letters"];
+    let topics = names.iter().zip(site.topics.all()).map(|(key, name)| format!("topics.{key}={name}"));
+    let sets = topics.chain([format!("kafka.bootstrap_servers={}", site.bootstrap)]);
+    let made = std::process::Command::new(program())
+        .args(["topics", "apply", "--partitions", "2"])
+        .args(sets.flat_map(|set| ["--set".to_owned(), set]))
+        .output()
+        .expect("the program starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut worker = site.spec("w").start();
+    worker.wait_said("partition restored partition=1 ", 60);
+    worker.stop();
 }
 
 /// One topic has another number of partitions.
