@@ -19,6 +19,7 @@ mod rules;
 mod stage;
 mod status;
 mod tally;
+mod topics;
 
 pub use batch::{CommittedBatch, StagedBatch};
 pub use checks::{Finding, TopicPlan, check_topics, plan_topics, wanted_topics};

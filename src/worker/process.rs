@@ -1,17 +1,15 @@
 //! One process: checks before anything is touched, then its threads, until it is told to end or must.
 
 use super::Stop;
-use super::checks::{Finding, output_limit, plan_topics};
 use super::leases::Leases;
 use super::main_loop::{Loop, LoopParts};
 use super::restore::StartAt;
 use super::restorer::{RestoreJob, Restorer, RestorerParts};
 use super::rules::Rules;
 use super::status::Status;
+use super::topics::{Topics, compare_facts, look_again, look_at_topics};
 use crate::config::Config;
-use crate::kafka::{
-    ClientSettings, Ends, Fault, GroupLog, Identity, KafkaReader, TopicDescription, TopicsClient, Watchdog,
-};
+use crate::kafka::{ClientSettings, Ends, Fault, GroupLog, Identity, KafkaReader, TopicsClient, Watchdog};
 use crate::observe::{Metrics, serve};
 use crate::projection::{BlockCache, LogIdentity, StateDir, StateFacts, Store, Tree, Writer};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -22,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long the first contact with the cluster may take.
-const FIRST_CONTACT: Duration = Duration::from_secs(60);
+pub const FIRST_CONTACT: Duration = Duration::from_secs(60);
 /// How often topics are looked at while the worker runs: more often than a silent broker makes the worker unready.
 const WATCH_EVERY: Duration = Duration::from_secs(4);
 /// How often it is seen whether partitions have moved away for long.
@@ -51,13 +49,6 @@ pub struct ProcessOptions {
 pub enum Outcome {
     /// As it was told: everything is committed and on disk.
     Ended,
-}
-
-/// What the topics look like now.
-struct Topics {
-    facts: StateFacts,
-    identity: LogIdentity,
-    batch_bytes: usize,
 }
 
 fn now_ms() -> i64 {
@@ -93,97 +84,9 @@ pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
     Ok(Outcome::Ended)
 }
 
-fn stop(fault: Fault) -> Stop {
+/// A failure as the line for the operator.
+pub fn stop(fault: Fault) -> Stop {
     Stop(fault.to_string())
-}
-
-/// Asks until the cluster answers, within a limit; `None` when the end is asked for first.
-fn look_at_topics(config: &Config, options: &ProcessOptions, client: &TopicsClient) -> Result<Option<Topics>, Stop> {
-    let deadline = Instant::now() + FIRST_CONTACT;
-    loop {
-        let looked = if options.mock { mock_topics(config) } else { real_topics(config, client) };
-        if options.shutdown.load(Ordering::Acquire) {
-            return Ok(None);
-        }
-        match looked {
-            Err(Fault::Retry(cause)) if Instant::now() < deadline => {
-                tracing::warn!(cause, "waiting for Kafka");
-                std::thread::park_timeout(Duration::from_secs(1));
-            }
-            other => return other.map(Some).map_err(stop),
-        }
-    }
-}
-
-fn real_topics(config: &Config, client: &TopicsClient) -> Result<Topics, Fault> {
-    let cluster = client.cluster_id()?;
-    let plan = plan_topics(client, &config.kafka, config.rules.window_ms, config.partitions, -1);
-    let plan = block_on(plan)??;
-    for finding in &plan.findings {
-        match finding {
-            Finding::Warning(text) => tracing::warn!("{text}"),
-            Finding::Refused(text) => return Err(Fault::Fatal(text.clone())),
-        }
-    }
-    let ids: BTreeMap<String, String> = plan.found.iter().flatten().map(|t| (t.name.clone(), t.id.clone())).collect();
-    let id = |name: &str| ids.get(name).cloned().unwrap_or_default();
-    let partitions = plan.found.iter().flatten().map(|t| t.partitions).next().unwrap_or(0);
-    let names = &config.kafka.topics;
-    Ok(Topics {
-        identity: LogIdentity {
-            cluster: cluster.clone(),
-            cards_topic: id(&names.cards),
-            completions_topic: id(&names.completions),
-            partitions,
-        },
-        facts: StateFacts { cluster, topics: ids, partitions },
-        batch_bytes: output_limit(&plan.settings).map_or(config.kafka.batch_bytes, |limit| limit * 9 / 10),
-    })
-}
-
-fn mock_topics(config: &Config) -> Result<Topics, Fault> {
-    let cluster = "mock".to_owned();
-    let identity = LogIdentity { cluster: cluster.clone(), ..LogIdentity::default() };
-    let facts = StateFacts { cluster, ..StateFacts::default() };
-    Ok(Topics { identity, facts, batch_bytes: config.kafka.batch_bytes })
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Fault> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(runtime.map_err(|e| Fault::Fatal(e.to_string()))?.block_on(future))
-}
-
-/// Topics have ids: one that was deleted and made anew starts its offsets again, and must not be read on.
-fn compare_facts(state: &StateDir, now: &StateFacts, options: &ProcessOptions) -> Result<(), Stop> {
-    let Some(before) = state.facts() else { return Ok(()) };
-    let changed: Vec<&str> = now
-        .topics
-        .iter()
-        .filter(|(name, id)| before.topics.get(*name).is_some_and(|was| was != *id))
-        .map(|(name, _)| name.as_str())
-        .collect();
-    if !changed.is_empty() && !options.accept_new_topics {
-        return Err(Stop(made_anew(&changed)));
-    }
-    if changed.is_empty() && before.partitions != now.partitions && before.cluster == now.cluster {
-        return Err(Stop(recounted(before.partitions, now.partitions)));
-    }
-    Ok(())
-}
-
-fn made_anew(changed: &[&str]) -> String {
-    format!(
-        "made anew since the last run: {}. Their offsets start again, and what was in them is gone. If that is meant, start once \
-         with `run --accept-new-topics`: the local state of the former topics is then discarded",
-        changed.join(", ")
-    )
-}
-
-fn recounted(before: i32, now: i32) -> String {
-    format!(
-        "the topics had {before} partitions and now have {now}: cards would meet partitions that do not know them. Make new topics \
-         with the new count and send the commands into them again (replay)"
-    )
 }
 
 /// The threads of a process.
@@ -403,35 +306,6 @@ fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
-}
-
-/// Compares topic ids and partition counts with those at the start; `false` when no broker answered. A topic that is missing
-/// is one only when it is missing twice: a broker that has just started may not know it yet.
-fn look_again(client: &TopicsClient, facts: &StateFacts, missing_before: &mut bool) -> Result<bool, Stop> {
-    let names: Vec<&str> = facts.topics.keys().map(String::as_str).collect();
-    let found = match client.describe(&names) {
-        Ok(found) => found,
-        Err(Fault::Retry(cause)) => {
-            tracing::debug!(cause, "the topics cannot be looked at");
-            return Ok(false);
-        }
-        Err(other) => return Err(stop(other)),
-    };
-    let named = |wrong: &dyn Fn(&str, &Option<TopicDescription>) -> bool| -> Vec<&str> {
-        names.iter().zip(&found).filter(|(name, found)| wrong(name, found)).map(|(name, _)| *name).collect()
-    };
-    let changed = named(&|name, found| found.as_ref().is_some_and(|f| facts.topics.get(name) != Some(&f.id)));
-    if !changed.is_empty() {
-        return Err(Stop(made_anew(&changed)));
-    }
-    let missing = named(&|_, found| found.is_none());
-    if std::mem::replace(missing_before, !missing.is_empty()) && !missing.is_empty() {
-        return Err(Stop(format!("deleted while the worker runs: {}", missing.join(", "))));
-    }
-    match found.iter().flatten().find(|f| f.partitions != facts.partitions) {
-        Some(topic) => Err(Stop(recounted(facts.partitions, topic.partitions))),
-        None => Ok(true),
-    }
 }
 
 /// Prints the line and ends: no thread that hangs may hold it up.

@@ -9,7 +9,7 @@ use super::sim_worker::{
     no_store, pass_ms, restore, rules, sled,
 };
 use super::{StartAt, restorer::RestoredState};
-use crate::kafka::{InputOffsets, Log};
+use crate::kafka::{InputOffsets, Log, MemoryRecord};
 use crate::wire::{OutTopic, Outbox};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -250,7 +250,7 @@ fn inv_3_an_end_in_order_leaves_nothing_to_replay() {
 }
 
 #[test]
-fn a_checkpoint_ahead_of_the_logs_or_behind_their_start_is_discarded() {
+fn a_checkpoint_ahead_of_the_logs_is_discarded() {
     let (kafka, dir) = (SimKafka::default(), tempfile::tempdir().unwrap());
     let mut worker = Worker::with(&kafka, sled(dir.path()), rules(), &[0]);
     (0..20).for_each(|i| kafka.append(Topic::Commands, 0, command(i, i, &[(0, i)])));
@@ -263,6 +263,25 @@ fn a_checkpoint_ahead_of_the_logs_or_behind_their_start_is_discarded() {
     let state = restore(&again, 0, sled(dir.path()), None, rules()).unwrap();
     assert!(state.round_due, "another log's checkpoint is not taken");
     assert_eq!(dump(&state.projection), fold(&again, 0));
+}
+
+#[test]
+fn a_checkpoint_behind_which_the_cards_log_was_trimmed_is_discarded() {
+    let (kafka, dir) = (SimKafka::default(), tempfile::tempdir().unwrap());
+    let mut worker = Worker::with(&kafka, sled(dir.path()), rules(), &[0]);
+    (0..20).for_each(|i| kafka.append(Topic::Commands, 0, command(i, i, &[(0, i)])));
+    worker.drain();
+    worker.end();
+    let end = kafka.end(Topic::Cards, 0);
+    kafka.trim(Topic::Cards, 0, end);
+    let state = restore(&kafka, 0, sled(dir.path()), None, rules()).unwrap();
+    assert!(!state.round_due, "nothing behind the checkpoint is missing");
+    drop(state);
+    kafka.append(Topic::Cards, 0, MemoryRecord::default());
+    kafka.trim(Topic::Cards, 0, end + 1);
+    let state = restore(&kafka, 0, sled(dir.path()), None, rules()).unwrap();
+    assert!(state.round_due, "what was trimmed may have changed any card");
+    assert_eq!(dump(&state.projection).0, fold(&kafka, 0).0);
 }
 
 #[test]
