@@ -27,11 +27,7 @@ pub struct Metrics {
     latency: Vec<Histogram>,
     batch_records: Histogram,
     batch_duration: HistogramVec,
-    transactions: IntCounterVec,
-    producer_resets: IntCounterVec,
-    rebalances: IntCounterVec,
-    restores: IntCounterVec,
-    state_discards: IntCounterVec,
+    events: Events,
     clamped: IntCounter,
     partition_state: IntGaugeVec,
     restore_remaining: IntGaugeVec,
@@ -74,6 +70,47 @@ impl Make {
     }
 }
 
+/// What happens seldom, counted by kind.
+struct Events {
+    transactions: IntCounterVec,
+    producer_resets: IntCounterVec,
+    rebalances: IntCounterVec,
+    restores: IntCounterVec,
+    state_discards: IntCounterVec,
+}
+
+impl Events {
+    fn new(make: &Make) -> prometheus::Result<Self> {
+        Ok(Self {
+            transactions: make.counters(
+                "transactions_total",
+                "Transactions by how they ended.",
+                "result",
+                &["committed", "aborted", "unknown"],
+            )?,
+            producer_resets: make.counters(
+                "producer_resets_total",
+                "Producers made anew, by why.",
+                "reason",
+                &["unknown_outcome", "fenced", "fatal"],
+            )?,
+            rebalances: make.counters("rebalances_total", "Rebalances.", "kind", &["assigned", "revoked", "lost"])?,
+            restores: make.counters(
+                "restores_total",
+                "Restores by where the state came from.",
+                "result",
+                &["checkpoint", "full", "failed"],
+            )?,
+            state_discards: make.counters(
+                "state_discards_total",
+                "Local state discarded because it was in doubt.",
+                "reason",
+                &["at_open", "read_failed"],
+            )?,
+        })
+    }
+}
+
 impl Metrics {
     /// Registers everything.
     pub fn new() -> prometheus::Result<Self> {
@@ -108,31 +145,7 @@ impl Metrics {
                 &RECORD_BUCKETS,
             )))?,
             batch_duration,
-            transactions: make.counters(
-                "transactions_total",
-                "Transactions by how they ended.",
-                "result",
-                &["committed", "aborted", "unknown"],
-            )?,
-            producer_resets: make.counters(
-                "producer_resets_total",
-                "Producers made anew, by why.",
-                "reason",
-                &["unknown_outcome", "fenced", "fatal"],
-            )?,
-            rebalances: make.counters("rebalances_total", "Rebalances.", "kind", &["assigned", "revoked", "lost"])?,
-            restores: make.counters(
-                "restores_total",
-                "Restores by where the state came from.",
-                "result",
-                &["checkpoint", "full", "failed"],
-            )?,
-            state_discards: make.counters(
-                "state_discards_total",
-                "Local state discarded because it was in doubt.",
-                "reason",
-                &["at_open", "read_failed"],
-            )?,
+            events: Events::new(&make)?,
             clamped: make.add(IntCounter::with_opts(Make::opts(
                 "clock_clamped_total",
                 "Decision times held back by over a second.",
@@ -179,23 +192,23 @@ impl Metrics {
     }
     /// A transaction ended.
     pub fn transaction(&self, result: &str) {
-        self.transactions.with_label_values(&[result]).inc();
+        self.events.transactions.with_label_values(&[result]).inc();
     }
     /// A producer was made anew.
     pub fn producer_reset(&self, reason: &str) {
-        self.producer_resets.with_label_values(&[reason]).inc();
+        self.events.producer_resets.with_label_values(&[reason]).inc();
     }
     /// The group moved partitions.
     pub fn rebalance(&self, kind: &str) {
-        self.rebalances.with_label_values(&[kind]).inc();
+        self.events.rebalances.with_label_values(&[kind]).inc();
     }
     /// A restore ended.
     pub fn restore(&self, result: &str) {
-        self.restores.with_label_values(&[result]).inc();
+        self.events.restores.with_label_values(&[result]).inc();
     }
     /// Local state was discarded.
     pub fn state_discarded(&self, reason: &str) {
-        self.state_discards.with_label_values(&[reason]).inc();
+        self.events.state_discards.with_label_values(&[reason]).inc();
     }
     /// The configured window.
     pub fn window(&self, window_ms: i64) {

@@ -140,9 +140,7 @@ impl Process {
         watchdog.start(end_at_once).map_err(io)?;
         let (writer, writer_thread) = Writer::start().map_err(io)?;
         let (jobs, job_queue) = unbounded();
-        // The rate is the process's: its loops share it evenly.
-        let backfill_max_rate = config.rules.backfill_max_rate.div_ceil(config.threads as u64);
-        let rules = Arc::new(Rules { backfill_max_rate, ..config.rules.clone() });
+        let rules = Arc::new(rules_of_a_loop(config));
         let (cache, leases) = (Arc::new(BlockCache::default()), Leases::default());
         let restorer = Self::start_restorer(
             &kafka,
@@ -162,12 +160,7 @@ impl Process {
             },
         )
         .map_err(io)?;
-        if let Some(listen) = config.listen {
-            let stats = writer.stats.clone();
-            let address = serve(listen, metrics.clone(), options.status.clone(), stats)
-                .map_err(|e| Stop(format!("http.listen = {listen}: {e}; choose another address, or \"\" for none")))?;
-            tracing::info!(%address, "HTTP listens");
-        }
+        start_http(config, &metrics, &options.status, &writer)?;
         let (failed, failures) = unbounded();
         let seed = LoopSeed {
             ends: Ends::start(&kafka, watchdog.slot("log-ends")).map_err(super::process::stop)?,
@@ -305,6 +298,21 @@ fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    Ok(())
+}
+
+/// The rate is the process's: its loops share it evenly.
+fn rules_of_a_loop(config: &Config) -> Rules {
+    let backfill_max_rate = config.rules.backfill_max_rate.div_ceil(config.threads as u64);
+    Rules { backfill_max_rate, ..config.rules.clone() }
+}
+
+/// Serves HTTP where it is asked for.
+fn start_http(config: &Config, metrics: &Arc<Metrics>, status: &Arc<Status>, writer: &Writer) -> Result<(), Stop> {
+    let Some(listen) = config.listen else { return Ok(()) };
+    let address = serve(listen, metrics.clone(), status.clone(), writer.stats.clone())
+        .map_err(|e| Stop(format!("http.listen = {listen}: {e}; choose another address, or \"\" for none")))?;
+    tracing::info!(%address, "HTTP listens");
     Ok(())
 }
 
