@@ -131,14 +131,13 @@ impl Process {
         store: Arc<dyn Store>,
         state: &StateDir,
     ) -> Result<Self, Stop> {
-        let io = |e: std::io::Error| Stop(format!("a thread cannot be started: {e}"));
         let kafka =
             ClientSettings { batch_bytes: config.kafka.batch_bytes.min(topics.batch_bytes), ..config.kafka.clone() };
         let metrics = Arc::new(Metrics::new().map_err(|e| Stop(format!("metrics: {e}")))?);
         metrics.window(config.rules.window_ms);
         let watchdog = Watchdog::default();
-        watchdog.start(end_at_once).map_err(io)?;
-        let (writer, writer_thread) = Writer::start().map_err(io)?;
+        watchdog.start(end_at_once).map_err(no_thread)?;
+        let (writer, writer_thread) = Writer::start().map_err(no_thread)?;
         let (jobs, job_queue) = unbounded();
         let rules = Arc::new(rules_of_a_loop(config));
         let (cache, leases) = (Arc::new(BlockCache::default()), Leases::default());
@@ -159,7 +158,7 @@ impl Process {
                 jobs: job_queue,
             },
         )
-        .map_err(io)?;
+        .map_err(no_thread)?;
         start_http(config, &metrics, &options.status, &writer)?;
         let (failed, failures) = unbounded();
         let seed = LoopSeed {
@@ -177,7 +176,7 @@ impl Process {
             kafka,
         };
         let stop_loops = seed.stop.clone();
-        let loops = start_loops(config, &seed, state).map_err(io)?;
+        let loops = start_loops(config, &seed, state).map_err(no_thread)?;
         drop(seed);
         Ok(Self {
             metrics,
@@ -227,7 +226,7 @@ impl Process {
             }
         };
         let started = std::thread::Builder::new().name("topics".into()).spawn(watch);
-        started.map(drop).map_err(|e| Stop(format!("a thread cannot be started: {e}")))
+        started.map(drop).map_err(no_thread)
     }
 
     /// Waits until the end is asked for, or must be; meanwhile drops what has moved away.
@@ -299,6 +298,10 @@ fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+fn no_thread(error: std::io::Error) -> Stop {
+    Stop(format!("a thread cannot be started: {error}"))
 }
 
 /// The rate is the process's: its loops share it evenly.
