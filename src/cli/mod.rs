@@ -4,8 +4,10 @@
 
 mod config;
 mod demo;
+mod doctor;
 mod run;
 mod send;
+mod shell;
 mod table;
 mod topics;
 
@@ -93,6 +95,15 @@ enum Command {
     /// The configuration: validate, print, schema
     #[command(after_help = "Example: card-update-worker config print --config worker.toml")]
     Config(config::ConfigArgs),
+    /// Try what the worker needs: Kafka, topics, rights, clock, disk, memory, files
+    #[command(after_help = "Example: card-update-worker doctor --config worker.toml")]
+    Doctor(doctor::DoctorArgs),
+    /// Print the completion script of a shell
+    #[command(after_help = "Example: card-update-worker completions bash > /etc/bash_completion.d/card-update-worker")]
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page
+    #[command(after_help = "Example: card-update-worker man | man -l -")]
+    Man(shell::ManArgs),
 }
 
 /// Where the configuration comes from.
@@ -134,6 +145,9 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Topics(args) => topics::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     };
     match ended {
         Ok(exit) => ExitCode::from(exit as u8),

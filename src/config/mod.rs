@@ -43,12 +43,25 @@ pub struct Config {
     pub standby: bool,
     /// How long a lost partition's tree is kept.
     pub keep_lost_for: Duration,
-    /// Where HTTP listens, if it does.
-    pub listen: Option<SocketAddr>,
+    /// HTTP, if it is served.
+    pub http: Option<HttpSettings>,
+    /// Where spans are sent, if they are.
+    pub otlp_endpoint: Option<String>,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// From which level on.
     pub log_level: LevelFilter,
+}
+
+/// How HTTP is served.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether cards and requests can be read.
+    pub read_api: bool,
+    /// What their readers must show.
+    pub token: Option<String>,
 }
 
 /// The largest request and record batch by default; brokers take 1,048,588 bytes unless told otherwise.
@@ -75,7 +88,8 @@ impl Config {
             state_dir: PathBuf::from(&raw.worker.state_dir),
             standby: choice("worker.standby", &raw.worker.standby, &[("none", false), ("all", true)])?,
             keep_lost_for: values::duration("state.keep_lost_for", &raw.state.keep_lost_for)?,
-            listen: listen(&raw.http.listen)?,
+            http: http(&raw.http)?,
+            otlp_endpoint: otlp_endpoint(&raw.tracing.otlp_endpoint)?,
             log_format: choice(
                 "log.format",
                 &raw.log.format,
@@ -201,14 +215,37 @@ fn instance_id(text: &str) -> Result<Option<String>, ConfigError> {
     Ok(Some(text.to_owned()).filter(|t| !t.is_empty()))
 }
 
-fn listen(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+fn http(raw: &raw::Http) -> Result<Option<HttpSettings>, ConfigError> {
+    if raw.listen.is_empty() {
+        return Ok(None);
+    }
+    let listen: SocketAddr = raw
+        .listen
+        .parse()
+        .map_err(|_| ConfigError(format!("http.listen: {:?} is no address; write it as 127.0.0.1:9464", raw.listen)))?;
+    let token = match raw.read_api_token_file.as_str() {
+        "" => None,
+        file => Some(values::secret("http.read_api_token_file", file)?),
+    };
+    if raw.read_api && token.is_none() && !listen.ip().is_loopback() {
+        return Err(ConfigError(format!(
+            "http.listen: {listen} can be reached from elsewhere, and the read API shows cards: set http.read_api_token_file, or \
+             http.read_api = false"
+        )));
+    }
+    Ok(Some(HttpSettings { listen, read_api: raw.read_api, token }))
+}
+
+fn otlp_endpoint(text: &str) -> Result<Option<String>, ConfigError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let parsed = text.parse();
-    parsed
-        .map(Some)
-        .map_err(|_| ConfigError(format!("http.listen: {text:?} is no address; write it as 127.0.0.1:9464")))
+    if !text.starts_with("http://") && !text.starts_with("https://") {
+        return Err(ConfigError(format!(
+            "tracing.otlp_endpoint: {text:?} is no URL; write it as http://localhost:4318"
+        )));
+    }
+    Ok(Some(text.to_owned()))
 }
 
 fn choice<T: Copy>(key: &str, value: &str, choices: &[(&str, T)]) -> Result<T, ConfigError> {

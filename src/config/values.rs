@@ -18,6 +18,16 @@ pub fn size(key: &str, text: &str) -> Result<u64, ConfigError> {
         .map_err(|_| ConfigError(format!("{key}: {text:?} is no size; write it as 256KiB or 16MiB")))
 }
 
+/// The content of a file that holds a secret; it must hold something.
+pub fn secret(key: &str, file: &str) -> Result<String, ConfigError> {
+    let content =
+        std::fs::read_to_string(file).map_err(|e| ConfigError(format!("{key}: {file} cannot be read: {e}")))?;
+    match content.trim() {
+        "" => Err(ConfigError(format!("{key}: {file} is empty"))),
+        secret => Ok(secret.to_owned()),
+    }
+}
+
 /// Replaces each `NAME_file` by `NAME` with the file's content.
 pub fn with_secrets(properties: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
     let read = |(name, value): (&String, &String)| match name.strip_suffix("_file") {

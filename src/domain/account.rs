@@ -107,6 +107,17 @@ pub struct Account {
 }
 
 impl Account {
+    /// The number as it may be shown: of an IBAN country and check digits and the last four, of others the last four; of one below
+    /// nine characters nothing.
+    pub fn masked_number(&self) -> String {
+        let shown = String::from_utf8_lossy(self.number.as_bytes());
+        let len = shown.len();
+        match (self.kind.is_iban(), len) {
+            (_, 0..=8) => "*".repeat(len),
+            (true, _) => format!("{}************{}", &shown[..4], &shown[len - 4..]),
+            (false, _) => format!("{}{}", "*".repeat(len - 4), &shown[len - 4..]),
+        }
+    }
     /// Whether both take the same place on a card.
     pub fn same_place(&self, other: &Self) -> bool {
         self.currency == other.currency && self.kind == other.kind
@@ -153,6 +164,23 @@ mod tests {
             assert_eq!(AccountNumber::parse(&card, wrong), None, "{wrong:?}");
         }
         assert_eq!(AccountNumber::parse(&card, &"x".repeat(35)), None);
+    }
+
+    #[test]
+    fn inv_10_a_masked_number_shows_four_characters_at_most_but_for_an_ibans_country() {
+        let account = |k: &str, number: &str| Account {
+            kind: kind(k),
+            currency: Currency::parse("USD").unwrap(),
+            number: AccountNumber::parse(&kind(k), number).unwrap(),
+        };
+        for (k, number, masked) in [
+            ("IBAN", "ES7921000813610123456789", "ES79************6789"),
+            ("CARD", "12345678", "********"),
+            ("CARD", "1", "*"),
+            ("CARD", "123456789", "*****6789"),
+        ] {
+            assert_eq!(account(k, number).masked_number(), masked);
+        }
     }
 
     #[test]

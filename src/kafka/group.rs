@@ -10,8 +10,8 @@ use super::raw::{Consumer, Message, generation};
 use super::settings::{REQUEST_TIMEOUT, log_client, watched};
 use super::transaction::TransactionLog;
 use super::{
-    ClientSettings, CommitError, Committed, Fault, GroupEvent, Identity, Input, InputOffsets, Log, LogEnds, Record,
-    Slot,
+    ClientFigures, ClientKind, ClientSettings, CommitError, Committed, Fault, Figures, GroupEvent, Identity, Input,
+    InputOffsets, Log, LogEnds, Record, Slot,
 };
 use crate::wire::Outbox;
 use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
@@ -20,6 +20,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,10 +28,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Stashes what the callbacks say.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct GroupContext {
     events: Arc<Mutex<Vec<GroupEvent>>>,
     closing: Arc<AtomicBool>,
+    figures: ClientFigures,
 }
 
 impl ClientContext for GroupContext {
@@ -39,6 +41,9 @@ impl ClientContext for GroupContext {
     }
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka client");
+    }
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.figures.take(statistics);
     }
 }
 
@@ -62,9 +67,14 @@ impl ConsumerContext for GroupContext {
     }
 }
 
-/// The next offsets to be read of a started partition, kept by the loop itself: the client's position runs ahead.
+/// A started partition, by input.
 #[derive(Clone, Copy)]
-struct Next([i64; 2]);
+struct Started {
+    /// The next offsets to be read, kept by the loop itself: the client's position runs ahead.
+    next: [i64; 2],
+    /// The greatest end that was met. Never used to tell which records are new: it may come from an assignment before this one.
+    ends: [i64; 2],
+}
 
 /// One loop's connection to a real Kafka.
 pub struct GroupLog {
@@ -72,19 +82,27 @@ pub struct GroupLog {
     context: GroupContext,
     transactions: TransactionLog,
     settings: ClientSettings,
-    started: BTreeMap<i32, Next>,
+    started: BTreeMap<i32, Started>,
     ends: Ends,
     slot: Slot,
 }
 
 impl GroupLog {
     /// Joins the group. Returns once the producer is initialised: what a former life left open is decided then.
-    pub fn join(settings: &ClientSettings, identity: &Identity, ends: Ends, slot: Slot) -> Result<Self, Fault> {
-        let context = GroupContext::default();
+    pub fn join(
+        settings: &ClientSettings,
+        identity: &Identity,
+        ends: Ends,
+        slot: Slot,
+        figures: &Figures,
+    ) -> Result<Self, Fault> {
+        let figures_of = |kind| figures.client(kind, &identity.transactional_id);
+        let context =
+            GroupContext { events: Arc::default(), closing: Arc::default(), figures: figures_of(ClientKind::Consumer) };
         let config = settings.consumer(identity);
         let consumer: BaseConsumer<GroupContext> =
             config.create_with_context(context.clone()).map_err(|e| fault("the consumer cannot be made", &e))?;
-        let transactions = TransactionLog::start(settings, identity, slot.clone())?;
+        let transactions = TransactionLog::start(settings, identity, slot.clone(), figures_of(ClientKind::Producer))?;
         consumer.subscribe(&[&settings.topics.commands]).map_err(|e| fault("the group cannot be joined", &e))?;
         let consumer = Consumer::new(consumer, 2).ok_or_else(|| Fault::Fatal("no memory for the consumer".into()))?;
         let settings = settings.clone();
@@ -111,10 +129,9 @@ impl GroupLog {
 
     /// A message that is no record: the client's position is off after it, so the reading goes on where this loop knows.
     fn after_error(&self, input: Input, message: &Message) -> Option<Fault> {
-        use rdkafka::types::RDKafkaErrorCode as Code;
         let partition = message.partition();
         let code = message.error()?;
-        let next = self.started.get(&partition)?.0[input as usize];
+        let next = self.started.get(&partition)?.next[input as usize];
         match code {
             Code::AutoOffsetReset
             | Code::OffsetOutOfRange
@@ -139,6 +156,7 @@ impl GroupLog {
 
 impl Log for GroupLog {
     fn events(&mut self) -> Result<Vec<GroupEvent>, Fault> {
+        self.transactions.serve();
         let polled = watched(&self.slot, "poll", Duration::ZERO, || self.consumer.consumer().poll(Duration::ZERO));
         match polled {
             Some(Err(error)) => match fault("the group", &error) {
@@ -155,9 +173,7 @@ impl Log for GroupLog {
         }
         if let Some((code, reason)) = self.consumer.consumer().client().fatal_error() {
             return Err(match code {
-                rdkafka::types::RDKafkaErrorCode::FencedInstanceId => {
-                    Fault::Fenced(super::error::fenced_instance(&reason))
-                }
+                Code::FencedInstanceId => Fault::Fenced(super::error::fenced_instance(&reason)),
                 _ => Fault::Fatal(format!("the consumer: {reason}")),
             });
         }
@@ -179,7 +195,8 @@ impl Log for GroupLog {
         for input in [Input::Live, Input::Backfill] {
             self.consumer.forward(self.topic(input), partition, input as usize);
         }
-        self.started.insert(partition, Next([live, backfill]));
+        let next = [live, backfill];
+        self.started.insert(partition, Started { next, ends: next });
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || consumer.incremental_assign(&list))
             .map_err(|e| Fault::Fatal(format!("partition {partition} cannot be started: {e}")))
@@ -187,7 +204,7 @@ impl Log for GroupLog {
 
     fn stop(&mut self, partitions: &[i32]) -> Result<(), Fault> {
         let started: Vec<_> =
-            partitions.iter().filter_map(|p| self.started.remove(p).map(|next| (*p, next.0[0], next.0[1]))).collect();
+            partitions.iter().filter_map(|p| self.started.remove(p).map(|s| (*p, s.next[0], s.next[1]))).collect();
         let list = self.list(&started)?;
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_unassign", REQUEST_TIMEOUT, || consumer.incremental_unassign(&list))
@@ -201,16 +218,24 @@ impl Log for GroupLog {
         let guard = self.slot.enter("consume_batch_queue", wait);
         self.consumer.take(input as usize, wait_ms, most, |message| {
             // A record that was still queued when its partition was given up is not this loop's any more.
-            let Some(next) = started.get_mut(&message.partition()) else { return };
-            if message.error().is_some() {
-                errors.push(message);
-            } else if message.offset() >= next.0[input as usize] {
-                next.0[input as usize] = message.offset() + 1;
-                into.push(Record::new(message));
+            let Some(started) = started.get_mut(&message.partition()) else { return };
+            let (next, end) = (&mut started.next[input as usize], &mut started.ends[input as usize]);
+            match message.error() {
+                None if message.offset() >= *next => {
+                    *next = message.offset() + 1;
+                    into.push(Record::new(message));
+                }
+                None => {}
+                Some(Code::PartitionEOF) => *end = message.offset().max(*end),
+                Some(_) => errors.push(message),
             }
         });
         drop(guard);
         errors.iter().find_map(|message| self.after_error(input, message)).map_or(Ok(()), Err)
+    }
+
+    fn read_to(&self, partition: i32) -> Option<[i64; 2]> {
+        self.started.get(&partition).map(|s| [s.next[0].max(s.ends[0]), s.next[1].max(s.ends[1])])
     }
 
     fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {

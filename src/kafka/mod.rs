@@ -6,6 +6,7 @@
 
 mod ends;
 mod error;
+mod figures;
 mod group;
 mod mock;
 mod raw;
@@ -14,17 +15,20 @@ mod record;
 mod settings;
 mod topics;
 mod transaction;
+mod trial;
 mod upstream;
 mod watchdog;
 
 pub use ends::Ends;
 pub use error::{CommitError, Fault};
+pub use figures::{ClientFigures, ClientKind, Figures, Gauges};
 pub use group::GroupLog;
 pub use mock::MockKafka;
 pub use reader::KafkaReader;
 pub use record::{Body, Header, Input, MemoryRecord, Record};
 pub use settings::{ClientSettings, Identity, REFUSED_PROPERTIES, TopicNames};
-pub use topics::{NewTopicSpec, TopicDescription, TopicSettings, TopicsClient};
+pub use topics::{LogPlace, NewTopicSpec, TopicDescription, TopicSettings, TopicsClient};
+pub use trial::try_transaction;
 pub use upstream::{CompletionReader, Received, Upstream};
 pub use watchdog::{Slot, Watchdog};
 
@@ -62,12 +66,19 @@ pub struct LogEnds {
 
 /// The proof that a transaction was committed. Only a log can make one, and applying a batch takes one (INV-1).
 #[derive(Debug)]
-pub struct Committed(());
+pub struct Committed {
+    produced: Duration,
+}
 
 impl Committed {
-    /// For the implementations of [`Log`], when a commit is known to have happened.
-    pub const fn proven() -> Self {
-        Self(())
+    /// For the implementations of [`Log`], when a commit is known to have happened; `produced` is how long it took to hand the
+    /// records to the client.
+    pub const fn proven(produced: Duration) -> Self {
+        Self { produced }
+    }
+    /// How long it took to hand the records to the client; zero where that is not known.
+    pub const fn produced(&self) -> Duration {
+        self.produced
     }
 }
 
@@ -81,6 +92,8 @@ pub trait Log {
     fn stop(&mut self, partitions: &[i32]) -> Result<(), Fault>;
     /// Takes up to `most` records of an input, waiting up to `wait` for the first.
     fn fetch(&mut self, input: Input, most: usize, wait: Duration, into: &mut Vec<Record>) -> Result<(), Fault>;
+    /// Up to where the inputs of a started partition were read, over whatever holds no record for this reader; to be shown only.
+    fn read_to(&self, partition: i32) -> Option<[i64; 2]>;
     /// One transaction over the outbox's records and the next offsets of the inputs. It must carry offsets: without, it
     /// would not be fenced.
     fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError>;

@@ -1,14 +1,14 @@
 //! Topics as they are: ids, partitions and settings; and making the ones that are missing.
 
 use super::error::fault;
-use super::raw::describe_topics;
+use super::raw::{describe_topics, list_ends};
 use super::settings::{Quiet, REQUEST_TIMEOUT};
 use super::{ClientSettings, Fault};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use std::collections::BTreeMap;
 
-pub use super::raw::TopicDescription;
+pub use super::raw::{LogPlace, TopicDescription};
 
 /// What to look at when nobody answers.
 const NO_BROKER: &str = "no broker answers; check kafka.bootstrap_servers and kafka.client (TLS, SASL)";
@@ -66,6 +66,16 @@ impl TopicsClient {
             }
         }
         Ok(names.iter().map(|name| topics.remove(*name)).collect())
+    }
+
+    /// The ends of logs, as a client of this isolation level sees them, in one request a broker; what a log's leader does not
+    /// say is left out.
+    pub fn ends(&self, logs: &[LogPlace<'_>], read_committed: bool) -> Result<Vec<(String, i32, i64)>, Fault> {
+        if logs.is_empty() {
+            return Ok(Vec::new());
+        }
+        list_ends(self.admin.inner().native_ptr(), logs, read_committed, REQUEST_TIMEOUT)
+            .map_err(|code| Fault::Retry(format!("the ends of the logs cannot be read: {code}")))
     }
 
     /// The settings of topics, in the order given.

@@ -7,7 +7,7 @@ use super::error::{fault, is_fencing, is_group_error};
 use super::group::GroupContext;
 use super::raw::{CallError, Consumer, Transactions, generation};
 use super::settings::{log_client, watched};
-use super::{ClientSettings, CommitError, Committed, Fault, Identity, Slot};
+use super::{ClientFigures, ClientSettings, CommitError, Committed, Fault, Identity, Slot};
 use crate::wire::{OutTopic, Outbox};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
@@ -31,8 +31,11 @@ const DRAIN: Duration = Duration::from_millis(2);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Collects the records that the broker refused.
-#[derive(Clone, Default)]
-struct Reports(Arc<Mutex<Vec<(usize, Code)>>>);
+#[derive(Clone)]
+struct Reports {
+    refused: Arc<Mutex<Vec<(usize, Code)>>>,
+    figures: ClientFigures,
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -41,6 +44,9 @@ impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka client");
     }
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.figures.take(statistics);
+    }
 }
 
 impl ProducerContext for Reports {
@@ -48,7 +54,7 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         if let Err((error, _)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push((index, code));
+            self.refused.lock().unwrap_or_else(PoisonError::into_inner).push((index, code));
         }
     }
 }
@@ -64,9 +70,15 @@ pub struct TransactionLog {
 
 impl TransactionLog {
     /// Makes the producer; a former one's open transaction is decided when this returns.
-    pub fn start(settings: &ClientSettings, identity: &Identity, slot: Slot) -> Result<Self, Fault> {
+    pub fn start(
+        settings: &ClientSettings,
+        identity: &Identity,
+        slot: Slot,
+        figures: ClientFigures,
+    ) -> Result<Self, Fault> {
         let (settings, identity) = (settings.clone(), identity.clone());
-        let mut log = Self { settings, identity, reports: Reports::default(), producer: None, slot };
+        let reports = Reports { refused: Arc::default(), figures };
+        let mut log = Self { settings, identity, reports, producer: None, slot };
         log.reset()?;
         Ok(log)
     }
@@ -76,7 +88,8 @@ impl TransactionLog {
         // Purged and destroyed first: two producers of one identity in one process would fence each other.
         let former = self.producer.take();
         watched(&self.slot, "destroy", INIT_TIMEOUT, || drop(former));
-        self.reports = Reports::default();
+        self.reports.refused = Arc::default();
+        self.reports.figures.made_anew();
         let config = self.settings.producer(&self.identity);
         let producer: BaseProducer<Reports> =
             config.create_with_context(self.reports.clone()).map_err(|e| fault("the producer cannot be made", &e))?;
@@ -91,6 +104,13 @@ impl TransactionLog {
         let producer = Transactions::new(producer, &names);
         self.producer = Some(producer.ok_or_else(|| Fault::Fatal("no memory for the producer".into()))?);
         Ok(())
+    }
+
+    /// Serves the client's events between transactions: without, they would pile up while nothing is to be committed.
+    pub fn serve(&self) {
+        if let Some(producer) = &self.producer {
+            producer.producer().poll(Duration::ZERO);
+        }
     }
 
     /// One transaction.
@@ -108,12 +128,14 @@ impl TransactionLog {
         self.drained();
         watched(&self.slot, "begin_transaction", COMMIT_TIMEOUT, || producer.producer().begin_transaction())
             .map_err(|e| CommitError::OutcomeUnknown(e.to_string()))?;
-        let staged = self
-            .produce(producer, outbox)
-            .and_then(|()| self.offsets(producer, offsets, consumer))
-            .and_then(|()| self.commit(producer).map_err(Step::Commit));
+        let began = Instant::now();
+        let produced = self.produce(producer, outbox).map(|()| began.elapsed());
+        let staged = produced.and_then(|produced| {
+            self.offsets(producer, offsets, consumer)?;
+            self.commit(producer).map_err(Step::Commit).map(|()| produced)
+        });
         match staged {
-            Ok(()) => Ok(Committed::proven()),
+            Ok(produced) => Ok(Committed::proven(produced)),
             Err(failed) => Err(self.failed(producer, failed)),
         }
     }
@@ -227,7 +249,7 @@ impl TransactionLog {
     }
 
     fn drained(&self) -> Vec<(usize, Code)> {
-        std::mem::take(&mut *self.reports.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.reports.refused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -1,11 +1,17 @@
-//! What operators see: metrics (all names in one file), HTTP and logs.
+//! What operators see: metrics, probes, the status page, the read API, logs and traces.
 //!
-//! It must never carry a payload value, a card or a request id in a label or a log line (INV-10).
+//! It must never show a payload value (INV-10); account numbers are masked, and nothing but the read API names a card.
 
+mod gather;
+mod health;
 mod http;
 mod logs;
 mod metrics;
+mod traces;
 
-pub use http::serve;
+pub use gather::Sources;
+pub use health::{Check, is_ready, readiness};
+pub use http::{Shown, serve};
 pub use logs::{LogFormat, init};
 pub use metrics::Metrics;
+pub use traces::Traces;

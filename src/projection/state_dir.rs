@@ -110,6 +110,12 @@ impl StateDir {
         &self.path
     }
 
+    /// Bytes that a directory takes, and that are free where it lies.
+    pub fn usage(path: &Path) -> io::Result<(u64, u64)> {
+        let room = rustix::fs::statvfs(path)?;
+        Ok((size_of_tree(path)?, room.f_bavail.saturating_mul(room.f_frsize)))
+    }
+
     /// What was noted of the cluster, if anything.
     pub fn facts(&self) -> Option<StateFacts> {
         self.noted()?.facts
@@ -220,6 +226,16 @@ impl Drop for Copy {
         // Nothing reads it any more; what cannot be removed does no harm but take room.
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// What goes while it is counted takes nothing.
+fn size_of_tree(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)?.flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        bytes += if meta.is_dir() { size_of_tree(&entry.path()).unwrap_or(0) } else { meta.blocks() * 512 };
+    }
+    Ok(bytes)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

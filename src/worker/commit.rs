@@ -30,9 +30,12 @@ impl<L: Log> Loop<L> {
             self.retain_waiting(|index, _| !staged.takes(index));
             return Ok(None);
         }
-        let timer = self.parts.metrics.step_timer("commit");
+        let began = Instant::now();
         let outcome = self.parts.log.transact(self.stager.outbox(), &offsets);
-        drop(timer);
+        if let Ok(proof) = &outcome {
+            self.parts.metrics.step("produce", proof.produced());
+            self.parts.metrics.step("commit", began.elapsed().saturating_sub(proof.produced()));
+        }
         match outcome {
             Ok(proof) => Ok(Some(self.has_committed(staged, proof))),
             Err(CommitError::OutcomeUnknown(cause)) => self.resolve(staged, "unknown_outcome", &cause),
@@ -73,7 +76,7 @@ impl<L: Log> Loop<L> {
         match self.decided(&staged, &committed, &lost) {
             Decided::Committed => {
                 tracing::info!("the transaction was committed");
-                Ok(Some(self.has_committed(staged, Committed::proven())))
+                Ok(Some(self.has_committed(staged, Committed::proven(Duration::ZERO))))
             }
             Decided::NotCommitted => {
                 tracing::info!("the transaction was not committed; the batch is run again");

@@ -3,12 +3,13 @@
 use super::Stop;
 use super::batch::{CommittedBatch, StagedBatch};
 use super::partition::{Cancel, Partition, Running};
+use super::queries::Question;
 use super::restorer::{RestoreJob, Restored};
 use super::rules::Rules;
 use super::stage::{Place, Stager};
-use super::status::{PartitionState, Status};
+use super::status::{PartitionState, PartitionStatus, Status};
 use crate::kafka::{GroupEvent, Input, InputOffsets, Log, Record};
-use crate::observe::Metrics;
+use crate::observe::{Metrics, Traces};
 use crate::projection::Writer;
 use crate::wire::Omit;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -42,6 +43,10 @@ pub struct LoopParts<L> {
     pub status: Arc<Status>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Where spans of traced commands go, if they do.
+    pub traces: Option<Arc<Traces>>,
+    /// What people ask of its cards and requests.
+    pub questions: Receiver<Question>,
     /// The time, milliseconds since the epoch.
     pub clock: fn() -> i64,
 }
@@ -68,6 +73,7 @@ pub struct Loop<L: Log> {
     pub(super) most: usize,
     restored: (Sender<Restored>, Receiver<Restored>),
     pub(super) failing_since: Option<Instant>,
+    pub(super) waited_for_disk: bool,
     backfill_busy: bool,
     backfill_tokens: f64,
     tokens_ms: i64,
@@ -85,6 +91,7 @@ impl<L: Log> Loop<L> {
             most: parts.rules.batch_max_records,
             restored: unbounded(),
             failing_since: None,
+            waited_for_disk: false,
             backfill_busy: false,
             backfill_tokens: 0.0,
             tokens_ms: 0,
@@ -107,6 +114,8 @@ impl<L: Log> Loop<L> {
             flow = Flow::Worked;
         }
         self.checkpoint();
+        self.report_inputs();
+        self.answer_questions();
         Ok(flow)
     }
 
@@ -155,7 +164,11 @@ impl<L: Log> Loop<L> {
 
     /// Orders the restore of a partition; an earlier one is given up.
     pub(super) fn restore(&mut self, partition: i32) {
-        self.parts.status.update(partition, |s| s.state = PartitionState::Restoring);
+        let now_ms = (self.parts.clock)();
+        self.parts.status.update(partition, |s| {
+            *s =
+                PartitionStatus { state: PartitionState::Restoring, progress_ms: now_ms, ..PartitionStatus::default() };
+        });
         let cancel = Cancel::default();
         if let Some(Partition::Restoring(former)) =
             self.partitions.insert(partition, Partition::Restoring(cancel.clone()))
@@ -201,14 +214,16 @@ impl<L: Log> Loop<L> {
                 ends_requested: false,
                 ends: None,
                 last_round_ms: if state.round_due { i64::MIN } else { (self.parts.clock)() },
+                round_began: None,
                 round_failed: false,
             };
             let sizes = running.projection.stats();
             self.partitions.insert(partition, Partition::Running(Box::new(running)));
             self.parts.log.start(partition, live, backfill).or_else(|fault| self.bear(fault))?;
+            let now_ms = (self.parts.clock)();
             self.parts.status.update(partition, |s| {
-                (s.state, s.live_next, s.backfill_next) = (PartitionState::Running, live, backfill);
-                s.projection = sizes;
+                (s.state, s.restore_remaining, s.projection) = (PartitionState::Running, 0, sizes);
+                (s.progress_ms, s.checkpoint_ms) = (now_ms, Some(now_ms));
             });
         }
         Ok(())
@@ -219,7 +234,7 @@ impl<L: Log> Loop<L> {
     /// Records come in runs of one partition. The room is larger than a batch, so that a batch can take of many partitions
     /// without any one's output growing beyond its bound.
     fn poll(&mut self) -> Result<(), Stop> {
-        if self.partitions.values().filter_map(Partition::running).any(|r| r.projection.must_wait_for_disk()) {
+        if self.waits_for_disk() {
             std::thread::sleep(BUSY_WAIT);
             return Ok(());
         }
@@ -307,6 +322,8 @@ impl<L: Log> Loop<L> {
         if self.batch.is_empty() && !due {
             return Ok(None);
         }
+        // A commit may take long: what it holds up must be seen meanwhile.
+        self.report_inputs();
         let timer = self.parts.metrics.step_timer("decide");
         let partitions = &self.partitions;
         let projection_of = |p: i32| partitions.get(&p).and_then(Partition::running).map(|r| &r.projection);
@@ -341,7 +358,7 @@ impl<L: Log> Loop<L> {
     fn apply(&mut self, committed: &CommittedBatch) {
         let timer = self.parts.metrics.step_timer("apply");
         let now_ms = (self.parts.clock)();
-        let mut nexts = Vec::new();
+        let mut moved = Vec::new();
         {
             let mut running: BTreeMap<i32, &mut Running> =
                 self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, s.running_mut()?))).collect();
@@ -349,21 +366,22 @@ impl<L: Log> Loop<L> {
             for (partition, next) in committed.offsets() {
                 let Some(running) = running.get_mut(&partition) else { continue };
                 running.advance(next, now_ms);
-                nexts.push((partition, running.next, running.projection.stats()));
+                moved.push((partition, running.projection.stats()));
             }
         }
         drop(timer);
         let took = self.batch.iter().enumerate().filter(|(index, _)| committed.took(*index)).map(|(_, record)| record);
-        self.parts.metrics.committed(committed.tally(), took, now_ms);
+        self.parts.metrics.committed(committed.tally(), took.clone(), now_ms);
+        if let Some(traces) = &self.parts.traces {
+            traces.committed(took, now_ms);
+        }
         self.retain_waiting(|index, _| !committed.took(index));
         self.refused.clear();
         self.most = self.parts.rules.batch_max_records;
-        for (partition, next, sizes) in nexts {
+        for (partition, sizes) in moved {
             self.parts.status.update(partition, |s| {
                 s.progress_ms = now_ms;
                 s.projection = sizes;
-                s.live_next = next.live.unwrap_or(s.live_next);
-                s.backfill_next = next.backfill.unwrap_or(s.backfill_next);
             });
         }
     }

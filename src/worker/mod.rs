@@ -7,11 +7,17 @@
 mod batch;
 mod checks;
 mod commit;
+mod doctor;
 mod inputs;
+mod instruments;
+mod lag;
 mod leases;
+mod lookout;
+mod loops;
 mod main_loop;
 mod partition;
 mod process;
+mod queries;
 mod restore;
 mod restorer;
 mod rounds;
@@ -23,14 +29,16 @@ mod topics;
 
 pub use batch::{CommittedBatch, StagedBatch};
 pub use checks::{Finding, TopicPlan, check_topics, plan_topics, wanted_topics};
+pub use doctor::{Examined, Found, examine};
 pub use leases::{Held, Leases};
 pub use main_loop::{Flow, Loop, LoopParts};
 pub use process::{Outcome, ProcessOptions, run};
+pub use queries::{Asked, Known, MAX_QUESTIONS, Question};
 pub use restore::StartAt;
 pub use restorer::{Restored, Restorer, RestorerParts};
 pub use rules::{BackfillCompletions, OnTrimmed, Rules};
 pub use stage::{MAX_PARTITION_OUTPUT_BYTES, Stager};
-pub use status::{PartitionState, PartitionStatus, Status};
+pub use status::{InputStatus, PartitionState, PartitionStatus, Partitions, Status};
 pub use tally::{CommandResult, Tally};
 
 /// Why a loop or the process ends without being asked: one line that says what happened and what to do.

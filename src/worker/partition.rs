@@ -5,6 +5,7 @@ use crate::kafka::InputOffsets;
 use crate::projection::{Positions, Projection};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Tells a restore that its partition has moved on.
 #[derive(Clone, Default)]
@@ -39,6 +40,8 @@ pub struct Running {
     pub ends_requested: bool,
     /// The ends that came, until a commit has proven that the partition was still this member's when they were asked for.
     pub ends: Option<Positions>,
+    /// When the round under way began.
+    pub round_began: Option<Instant>,
     /// When the last round ended or failed, milliseconds since the epoch.
     pub last_round_ms: i64,
     /// Whether the last round failed.

@@ -51,6 +51,8 @@ pub struct Follower {
     pub(super) held: Option<Held>,
     projection: Option<Projection>,
     from_checkpoint: bool,
+    /// Why a checkpoint was discarded, to be counted.
+    discarded: Option<&'static str>,
     /// The greatest log ends that the checkpoint's blocks note.
     noted: Positions,
     pub(super) committed: InputOffsets,
@@ -179,6 +181,7 @@ impl Follower {
             held,
             projection: None,
             from_checkpoint: false,
+            discarded: None,
             noted: Positions::default(),
             committed,
             start: InputOffsets::default(),
@@ -225,6 +228,7 @@ impl Follower {
             }
             Err(error) => {
                 tracing::warn!(partition = self.partition, %error, "the local state is discarded and restored from Kafka");
+                self.discarded = Some("damaged");
                 self.projection = Some(Projection::empty(tree, identity, window_ms));
             }
         }
@@ -259,7 +263,11 @@ impl Follower {
         if !beyond && !trimmed {
             return;
         }
-        let why = if beyond { "it is ahead of the logs" } else { "the cards log was trimmed behind it" };
+        let (reason, why) = match beyond {
+            true => ("ahead_of_log", "it is ahead of the logs"),
+            false => ("trimmed", "the cards log was trimmed behind it"),
+        };
+        self.discarded = Some(reason);
         tracing::warn!(partition = self.partition, why, "the local state is discarded and restored from Kafka");
         let (tree, identity) = (projection.tree().clone(), around.identity.clone());
         self.projection = Some(Projection::empty(tree, identity, around.rules.window_ms));
@@ -324,6 +332,22 @@ impl Follower {
             self.progress = Instant::now();
         }
         read.done = !self.warm && offset >= read.end;
+    }
+
+    /// Why its checkpoint was discarded, if it was and nobody has asked yet.
+    pub fn take_discarded(&mut self) -> Option<&'static str> {
+        self.discarded.take()
+    }
+
+    /// Where the inputs will go on, as far as that is known.
+    pub const fn start(&self) -> InputOffsets {
+        self.start
+    }
+
+    /// Up to where the cards and completions logs were read.
+    pub fn read_to(&self) -> [i64; 2] {
+        [Changelog::Cards, Changelog::Completions]
+            .map(|log| self.logs.iter().find(|r| r.log == log).map_or(0, |r| r.next))
     }
 
     /// Records that are left to read, roughly.

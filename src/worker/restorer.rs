@@ -206,6 +206,29 @@ impl<R: Reader> Restorer<R> {
         }
     }
 
+    /// Tells from where the inputs will go on, and how much there is to read.
+    fn report_begin(&self, follower: &Follower) {
+        let (start, remaining) = (follower.start(), follower.remaining());
+        self.parts.status.update(follower.partition, |s| {
+            (s.restore_remaining, s.restore_total) = (remaining, remaining);
+            for (input, next) in s.inputs.iter_mut().zip([start.live, start.backfill]) {
+                let next = next.unwrap_or(input.next);
+                (input.next, input.read_to) = (next, next);
+            }
+        });
+    }
+
+    fn report_progress(&self, partition: i32, remaining: u64) {
+        let now_ms = (self.parts.clock)();
+        self.parts.status.update(partition, |s| {
+            if s.restore_remaining != remaining {
+                s.progress_ms = now_ms;
+            }
+            s.restore_remaining = remaining;
+            s.restore_total = s.restore_total.max(remaining);
+        });
+    }
+
     fn begin(&mut self, mut follower: Follower, taken_over: Option<(Held, InputOffsets)>) {
         let tree = Tree::new(follower.partition, self.parts.store.clone(), self.parts.cache.clone());
         let around = &mut surroundings(&mut self.parts);
@@ -213,8 +236,14 @@ impl<R: Reader> Restorer<R> {
             Some(held) => follower.take_over(held, tree, around),
             None => follower.begin(tree, around),
         };
+        if let Some(reason) = follower.take_discarded() {
+            self.parts.metrics.state_discarded(reason);
+        }
         match began {
-            Ok(()) => drop(self.followers.insert(follower.partition, follower)),
+            Ok(()) => {
+                self.report_begin(&follower);
+                self.followers.insert(follower.partition, follower);
+            }
             Err(failed) => {
                 follower.stop_reading(&mut self.parts.reader);
                 self.failed_to_begin(follower.into_job(), failed);
@@ -344,8 +373,8 @@ impl<R: Reader> Restorer<R> {
 
     fn advance(&mut self) {
         for (partition, follower) in &self.warm {
-            let remaining = follower.remaining();
-            self.parts.status.update(*partition, |s| s.restore_remaining = remaining);
+            let read_to = follower.read_to();
+            self.parts.status.update(*partition, |s| s.standby_read_to = read_to);
         }
         let partitions: Vec<i32> = self.followers.keys().copied().collect();
         for partition in partitions {
@@ -354,11 +383,11 @@ impl<R: Reader> Restorer<R> {
                 Ok(false) => {
                     follower.spill(&self.parts.writer);
                     let remaining = follower.remaining();
-                    self.parts.status.update(partition, |s| s.restore_remaining = remaining);
+                    self.report_progress(partition, remaining);
                 }
                 Ok(true) => {
                     self.failing_since = None;
-                    self.parts.status.update(partition, |s| s.restore_remaining = 0);
+                    self.report_progress(partition, 0);
                     if let Some(follower) = self.followers.remove(&partition) {
                         self.parts.metrics.restore(follower.kind());
                         follower.finish();

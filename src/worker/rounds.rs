@@ -24,12 +24,20 @@ impl<L: Log> Loop<L> {
             match running.projection.checkpoint_step(writer, running.held.lease()) {
                 Step::Done => {
                     (running.last_round_ms, running.round_failed) = (now_ms, false);
+                    if self.parts.status.disk_failure().is_some() {
+                        tracing::info!(partition, "the checkpoint could be written again");
+                        self.parts.status.disk(None);
+                    }
                     let stats = running.projection.stats();
                     self.parts.status.update(partition, |s| (s.checkpoint_ms, s.projection) = (Some(now_ms), stats));
+                    if let Some(began) = running.round_began.take() {
+                        self.parts.metrics.checkpoint(began.elapsed());
+                    }
                 }
                 Step::Failed => {
+                    let cause = running.projection.last_failure().unwrap_or_default();
+                    self.parts.status.disk(Some(cause.to_owned()));
                     if !running.round_failed {
-                        let cause = running.projection.last_failure().unwrap_or_default();
                         tracing::error!(
                             partition,
                             cause,
@@ -71,6 +79,7 @@ impl<L: Log> Loop<L> {
                 && let Some(positions) = running.ends.take()
             {
                 running.projection.begin_round(positions);
+                running.round_began = Some(Instant::now());
             }
         }
     }

@@ -209,6 +209,10 @@ impl Log for SimLog {
         Ok(())
     }
 
+    fn read_to(&self, partition: i32) -> Option<[i64; 2]> {
+        self.started.get(&partition).copied()
+    }
+
     fn fetch(&mut self, input: Input, most: usize, _wait: Duration, into: &mut Vec<Record>) -> Result<(), Fault> {
         let cluster = self.kafka.0.borrow();
         let full = into.len() + most;
@@ -264,7 +268,7 @@ impl Log for SimLog {
                 });
             }
         }
-        Ok(Committed::proven())
+        Ok(Committed::proven(Duration::ZERO))
     }
 
     fn reset_producer(&mut self) -> Result<(), Fault> {

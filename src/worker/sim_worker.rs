@@ -172,7 +172,19 @@ impl Worker {
             clock: now_ms,
         });
         let orders = restores.clone();
-        let parts = LoopParts { log, rules, restores, writer, status: status.clone(), metrics, clock: now_ms };
+        let (_ask, questions) = crossbeam_channel::bounded(1);
+        let status_of_loop = status.clone();
+        let parts = LoopParts {
+            log,
+            rules,
+            restores,
+            writer,
+            status: status_of_loop,
+            metrics,
+            traces: None,
+            questions,
+            clock: now_ms,
+        };
         Self { kafka: kafka.clone(), main: Loop::new(parts), restorer, member, orders, status, writer_thread }
     }
     /// A worker that has these partitions.

@@ -4,7 +4,7 @@ use super::Stop;
 use super::checks::{Finding, output_limit, plan_topics};
 use super::process::{FIRST_CONTACT, ProcessOptions, stop};
 use crate::config::Config;
-use crate::kafka::{Fault, TopicDescription, TopicsClient};
+use crate::kafka::{Fault, TopicDescription, TopicSettings, TopicsClient};
 use crate::projection::{LogIdentity, StateDir, StateFacts};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -15,6 +15,8 @@ pub struct Topics {
     pub facts: StateFacts,
     pub identity: LogIdentity,
     pub batch_bytes: usize,
+    /// `retention.ms` of the completions topic; negative for ever.
+    pub completions_retention_ms: i64,
 }
 
 /// Asks until the cluster answers, within a limit; `None` when the end is asked for first.
@@ -60,6 +62,7 @@ fn real_topics(config: &Config, client: &TopicsClient) -> Result<Topics, Fault> 
             completions_topic: id(&names.completions),
             partitions,
         },
+        completions_retention_ms: plan.settings.get(2).map_or(-1, retention_of),
         facts: StateFacts { cluster, topics: ids, partitions },
         batch_bytes: output_limit(&plan.settings).map_or(config.kafka.batch_bytes, |limit| limit * 9 / 10),
     })
@@ -69,10 +72,21 @@ fn mock_topics(config: &Config) -> Result<Topics, Fault> {
     let cluster = "mock".to_owned();
     let identity = LogIdentity { cluster: cluster.clone(), ..LogIdentity::default() };
     let facts = StateFacts { cluster, ..StateFacts::default() };
-    Ok(Topics { identity, facts, batch_bytes: config.kafka.batch_bytes })
+    Ok(Topics { identity, facts, batch_bytes: config.kafka.batch_bytes, completions_retention_ms: -1 })
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Fault> {
+/// `retention.ms` of a topic now; negative for ever.
+pub fn retention_ms(client: &TopicsClient, topic: &str) -> Result<i64, Fault> {
+    let settings = block_on(client.settings(&[topic]))??;
+    Ok(settings.first().map_or(-1, retention_of))
+}
+
+fn retention_of(settings: &TopicSettings) -> i64 {
+    settings.get("retention.ms").and_then(|v| v.parse().ok()).unwrap_or(-1)
+}
+
+/// Runs what the client answers asynchronously.
+pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|e| Fault::Fatal(e.to_string()))?.block_on(future))
 }

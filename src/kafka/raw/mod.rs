@@ -1,15 +1,17 @@
 //! The thin layer over librdkafka's C interface, where rdkafka's own costs too much or has no call: the only `unsafe` of the
 //! project.
 //!
-//! Owns batch consumption through a private queue, producing without a future for each record, the transactional calls, and
-//! descriptions of topics. It must never decide anything: it translates, and each block says why it is sound.
+//! Owns batch consumption through a private queue, producing without a future for each record, the transactional calls,
+//! descriptions of topics, and the ends of many logs in one request. It must never decide anything: it translates, and each block says why it is sound.
 #![allow(unsafe_code)]
 
 mod admin;
+mod ends;
 mod message;
 mod produce;
 
 pub use admin::{TopicDescription, describe_topics};
+pub use ends::{LogPlace, list_ends};
 pub use message::{Consumer, HeaderIter, Message, RawReader, ReadEvent};
 pub use produce::{CallError, Transactions, generation};
 

@@ -1,0 +1,78 @@
+//! The ends of many logs in one request a broker; rdkafka has a request for each partition only.
+
+use super::c_name;
+use rdkafka::bindings as rd;
+use rdkafka::types::RDKafkaErrorCode;
+use std::ffi::CStr;
+use std::time::Duration;
+
+/// A partition of a topic.
+pub type LogPlace<'n> = (&'n str, i32);
+
+/// The ends of logs: topic, partition and next offset; partitions whose leader did not answer are left out.
+pub fn list_ends(
+    rk: *mut rd::rd_kafka_t,
+    logs: &[LogPlace<'_>],
+    read_committed: bool,
+    timeout: Duration,
+) -> Result<Vec<(String, i32, i64)>, RDKafkaErrorCode> {
+    let isolation = match read_committed {
+        true => rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+        false => rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+    };
+    let timeout_ms = timeout.as_millis() as i32;
+    // SAFETY: a live client; list, options and queue are destroyed once, the event after its infos were copied; an error
+    // object is owned by the caller and destroyed.
+    unsafe {
+        let list = rd::rd_kafka_topic_partition_list_new(logs.len() as i32);
+        for (topic, partition) in logs {
+            let element = rd::rd_kafka_topic_partition_list_add(list, c_name(topic).as_ptr(), *partition);
+            (*element).offset = rd::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64;
+        }
+        let options = rd::rd_kafka_AdminOptions_new(rk, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
+        let mut why = [0; 128];
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why.as_mut_ptr(), why.len());
+        let refused = rd::rd_kafka_AdminOptions_set_isolation_level(options, isolation);
+        if !refused.is_null() {
+            rd::rd_kafka_error_destroy(refused);
+        }
+        let queue = rd::rd_kafka_queue_new(rk);
+        rd::rd_kafka_ListOffsets(rk, list, options, queue);
+        rd::rd_kafka_AdminOptions_destroy(options);
+        rd::rd_kafka_topic_partition_list_destroy(list);
+        // The request's own time-out ends it; a second more lets that answer arrive.
+        let event = rd::rd_kafka_queue_poll(queue, timeout_ms + 1000);
+        let ends = if event.is_null() { Err(RDKafkaErrorCode::OperationTimedOut) } else { read(event) };
+        if !event.is_null() {
+            rd::rd_kafka_event_destroy(event);
+        }
+        rd::rd_kafka_queue_destroy(queue);
+        ends
+    }
+}
+
+/// SAFETY: `event` must be the live result of a ListOffsets request.
+unsafe fn read(event: *mut rd::rd_kafka_event_t) -> Result<Vec<(String, i32, i64)>, RDKafkaErrorCode> {
+    // SAFETY: the caller's promise; everything read belongs to the event.
+    unsafe {
+        let code = RDKafkaErrorCode::from(rd::rd_kafka_event_error(event));
+        if code != RDKafkaErrorCode::NoError {
+            return Err(code);
+        }
+        let result = rd::rd_kafka_event_ListOffsets_result(event);
+        if result.is_null() {
+            return Err(RDKafkaErrorCode::BadMessage);
+        }
+        let mut count = 0;
+        let infos = rd::rd_kafka_ListOffsets_result_infos(result, &mut count);
+        let mut ends = Vec::with_capacity(count);
+        for i in 0..count {
+            let place = &*rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(i));
+            if RDKafkaErrorCode::from(place.err) == RDKafkaErrorCode::NoError {
+                let topic = CStr::from_ptr(place.topic).to_string_lossy().into_owned();
+                ends.push((topic, place.partition, place.offset));
+            }
+        }
+        Ok(ends)
+    }
+}

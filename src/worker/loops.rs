@@ -1,0 +1,98 @@
+//! The loops' threads: each joins the group, steps until it is told to end, and reports why it ended.
+
+use super::Stop;
+use super::instruments::{Instruments, Questions};
+use super::main_loop::{Loop, LoopParts};
+use super::process::{FIRST_CONTACT, now_ms, stop};
+use super::queries::Question;
+use super::restorer::RestoreJob;
+use super::rules::Rules;
+use crate::config::Config;
+use crate::kafka::{ClientSettings, Ends, Fault, GroupLog, Identity, Slot};
+use crate::projection::StateDir;
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Pause between attempts to join while Kafka does not answer.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// What every loop is made from.
+#[derive(Clone)]
+pub struct LoopSeed {
+    pub kafka: ClientSettings,
+    pub identity: Identity,
+    pub rules: Arc<Rules>,
+    pub jobs: Sender<RestoreJob>,
+    pub instruments: Instruments,
+    pub ends: Ends,
+    pub stop: Arc<AtomicBool>,
+    pub failures: Sender<Stop>,
+    pub end_timeout: Duration,
+}
+
+/// Starts as many loops as are configured.
+pub fn start_loops(
+    config: &Config,
+    seed: &LoopSeed,
+    questions: Questions,
+    state: &StateDir,
+) -> std::io::Result<Vec<JoinHandle<Result<(), Stop>>>> {
+    let instance = config.instance_id.clone().unwrap_or_else(|| state.instance().to_string());
+    let start = |(number, questions): (usize, Receiver<Question>)| {
+        let name = format!("{}-{instance}-{number}", config.kafka.group_id);
+        let group_instance_id = config.instance_id.as_ref().map(|_| name.clone());
+        let seed = LoopSeed { identity: Identity { group_instance_id, transactional_id: name }, ..seed.clone() };
+        std::thread::Builder::new().name(format!("loop-{number}")).spawn(move || run_loop(number, seed, questions))
+    };
+    questions.into_iter().enumerate().map(start).collect()
+}
+
+fn run_loop(number: usize, seed: LoopSeed, questions: Receiver<Question>) -> Result<(), Stop> {
+    let failures = seed.failures.clone();
+    let ended = drive(number, seed, questions);
+    if let Err(stop) = &ended {
+        // The main thread listens as long as the process lives.
+        let _ = failures.send(stop.clone());
+    }
+    ended
+}
+
+fn drive(number: usize, seed: LoopSeed, questions: Receiver<Question>) -> Result<(), Stop> {
+    let slot = seed.instruments.watchdog.loop_slot(&format!("loop-{number}"));
+    let Some(log) = join(&seed, &slot)? else { return Ok(()) };
+    let parts = LoopParts {
+        log,
+        rules: seed.rules,
+        restores: seed.jobs,
+        writer: seed.instruments.writer,
+        status: seed.instruments.status,
+        metrics: seed.instruments.metrics,
+        traces: seed.instruments.traces,
+        questions,
+        clock: now_ms,
+    };
+    let mut the_loop = Loop::new(parts);
+    while !seed.stop.load(Ordering::Acquire) {
+        the_loop.step()?;
+    }
+    the_loop.end(seed.end_timeout)
+}
+
+/// Joins the group, trying again while the brokers are away, within a limit; `None` when the end is asked for first.
+fn join(seed: &LoopSeed, slot: &Slot) -> Result<Option<GroupLog>, Stop> {
+    let deadline = Instant::now() + FIRST_CONTACT;
+    let figures = &seed.instruments.figures;
+    loop {
+        match GroupLog::join(&seed.kafka, &seed.identity, seed.ends.clone(), slot.clone(), figures) {
+            Err(Fault::Retry(_)) if seed.stop.load(Ordering::Acquire) => return Ok(None),
+            Err(Fault::Retry(cause)) if Instant::now() < deadline => {
+                tracing::warn!(cause, "waiting for Kafka");
+                std::thread::park_timeout(JOIN_PAUSE);
+            }
+            other => return other.map(Some).map_err(stop),
+        }
+    }
+}
