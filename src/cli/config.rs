@@ -2,7 +2,7 @@
 
 use super::table::table;
 use super::{ConfigSource, Exit, Failure, Output};
-use crate::config::Raw;
+use crate::config::{Raw, misuse};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -43,6 +43,9 @@ pub fn run(args: &ConfigArgs) -> Result<Exit, Failure> {
 }
 
 fn check(shown: &Shown) -> Result<Exit, Failure> {
+    if let Some(error) = misuse(shown.source.config.as_deref(), &shown.source.sets) {
+        return Err(error.into());
+    }
     let outcome = shown.source.load();
     let (valid, problem) = match &outcome {
         Ok(_) => (true, None),
@@ -71,7 +74,7 @@ fn print(shown: &Shown) -> Result<Exit, Failure> {
             let rows: Vec<_> = layered
                 .values
                 .iter()
-                .map(|(key, value)| vec![key.clone(), value.shown.clone(), value.origin.to_string()])
+                .map(|(key, value)| vec![key.clone(), value.shown.to_string(), value.origin.to_string()])
                 .collect();
             print!("{}", table(&["key", "value", "from"], &rows));
         }

@@ -40,7 +40,7 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug)]
 pub struct Value {
     /// The value; a secret is redacted.
-    pub shown: String,
+    pub shown: Toml,
     /// Where it came from.
     pub origin: Origin,
 }
@@ -78,7 +78,7 @@ pub fn load(
     }
     for set in sets {
         let Some((key, text)) = set.split_once('=') else {
-            return Err(ConfigError(format!("--set {set:?}: write it as section.key=value")));
+            return Err(no_value(set));
         };
         put(key.to_owned(), typed(key, text, &defaults)?, Origin::Set)?;
     }
@@ -86,9 +86,24 @@ pub fn load(
     Ok(Layered { config: Config::new(&raw)?, values: shown(values) })
 }
 
+/// What is wrong with how the program was called, whatever the configuration says: a file that cannot be read, a `--set` without
+/// a value.
+pub fn misuse(file: Option<&Path>, sets: &[String]) -> Option<ConfigError> {
+    if let Some(path) = file
+        && let Err(error) = std::fs::metadata(path)
+    {
+        return Some(ConfigError(format!("the configuration file {} cannot be read: {error}", path.display())));
+    }
+    sets.iter().find(|set| !set.contains('=')).map(|set| no_value(set))
+}
+
+fn no_value(set: &str) -> ConfigError {
+    ConfigError(format!("--set {set:?}: write it as section.key=value"))
+}
+
 fn shown(values: BTreeMap<String, (Toml, Origin)>) -> BTreeMap<String, Value> {
     let show = |(key, (value, origin)): (String, (Toml, Origin))| {
-        let shown = if is_secret(&key) { "\"(redacted)\"".to_owned() } else { value.to_string() };
+        let shown = if is_secret(&key) { Toml::String("(redacted)".to_owned()) } else { value };
         (key, Value { shown, origin })
     };
     values.into_iter().map(show).collect()

@@ -6,7 +6,7 @@ mod layers;
 mod raw;
 mod values;
 
-pub use layers::{Layered, Origin, Value, load};
+pub use layers::{Layered, Origin, Value, load, misuse};
 pub use raw::Raw;
 
 use crate::domain::{AccountType, OnDuplicate, UtcOffset};

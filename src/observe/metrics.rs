@@ -164,7 +164,7 @@ impl Gathered {
             dir_free_bytes: m.gauge("state_dir_free_bytes", "Free space where the state directory lies.")?,
             client_rtt: m.reals(
                 "kafka_client_rtt_seconds",
-                "Greatest 99th percentile of a broker's round trips.",
+                "Greatest 99th percentile of a broker's round trips; a fetch waits at the broker for records.",
                 client,
             )?,
             client_records: m.gauges("kafka_client_queue_records", "Records in the client's queues.", client)?,
@@ -268,7 +268,10 @@ impl Metrics {
             .filter(|(_, count)| **count > 0)
             .for_each(|(at, _)| at.store(now_ms, Ordering::Relaxed));
         self.clamped.inc_by(tally.clamped);
-        self.batch_records.observe(tally.commands() as f64);
+        // A commit of offsets alone is no batch.
+        if tally.commands() > 0 {
+            self.batch_records.observe(tally.commands() as f64);
+        }
         let local = [self.latency[0].local(), self.latency[1].local()];
         for (input, record) in records {
             if let Some(at) = record.timestamp_ms() {

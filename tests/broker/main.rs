@@ -14,10 +14,12 @@ mod harness;
 mod load;
 mod members;
 mod offsets;
+mod prometheus;
 mod rejections;
 mod start;
 mod state_dir;
 mod support;
+mod watching;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +44,8 @@ const OWN_BROKER_TESTS: &[Test] = tests! {
         inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown,
         inv_9_a_worker_ends_in_time_while_its_broker_stands_still,
     },
+    watching::{ a_worker_whose_broker_is_away_is_alive_and_not_ready },
+    prometheus::{ a_partition_whose_broker_stands_still_pages_until_it_goes_on },
 };
 
 /// Long ones first, so that the last thread does not end alone.
@@ -116,6 +120,20 @@ const TESTS: &[Test] = tests! {
         a_record_too_large_for_the_dead_letter_topic_goes_there_without_its_value,
         inv_10_no_payload_value_is_ever_logged,
     },
+    watching::{
+        every_metric_of_the_contract_is_exposed_and_counts,
+        lag_is_exactly_0_behind_a_transaction_marker,
+        a_restore_in_progress_is_seen_and_what_waits_behind_it,
+        a_worker_whose_loop_is_stuck_is_not_alive,
+        the_read_api_shows_masked_accounts_and_outcomes,
+        the_read_api_wants_a_token_beyond_loopback,
+        spans_of_sampled_commands_reach_the_collector,
+    },
+    prometheus::{
+        all_that_rules_and_dashboard_ask_for_is_there,
+        a_partition_whose_restore_stands_still_pages_until_it_goes_on,
+        commands_that_wait_too_long_page_until_they_are_answered,
+    },
     rejections::{
         every_rejection_has_its_code_and_its_path,
         what_is_accepted_can_be_widened_by_configuration,
@@ -131,7 +149,10 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Broker, workers and readers share the machine: more at once only moves time-outs nearer.
     arguments.test_threads.get_or_insert(2);
-    let wanted = !arguments.list && trials(&Err("not looked for".into())).iter().any(|t| !arguments.is_filtered_out(t));
+    let all = trials(&Err("not looked for".into()));
+    let wanted = !arguments.list && all.iter().any(|t| !arguments.is_filtered_out(t));
+    let unwatched =
+        wanted && all.iter().any(|t| !arguments.is_filtered_out(t) && without_prometheus(t.name()).is_err());
     let broker = if wanted { Broker::find() } else { Err("not needed".into()) };
     match &broker {
         Ok(broker) => {
@@ -148,11 +169,19 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, all);
     let missing = wanted && broker.is_err();
     drop(broker);
-    if missing && std::env::var("REQUIRE_BROKER").is_ok_and(|v| v == "1") {
+    if missing && required("REQUIRE_BROKER") {
         eprintln!("REQUIRE_BROKER=1 and there is no broker");
         return ExitCode::FAILURE;
     }
+    if unwatched && required("REQUIRE_PROMETHEUS") {
+        eprintln!("REQUIRE_PROMETHEUS=1 and there is no prometheus");
+        return ExitCode::FAILURE;
+    }
     conclusion.exit_code()
+}
+
+fn required(variable: &str) -> bool {
+    std::env::var(variable).is_ok_and(|v| v == "1")
 }
 
 fn not_run(why: &str) {
@@ -175,9 +204,20 @@ fn trials(broker: &Result<Broker, String>) -> Vec<Trial> {
         _ => context.clone(),
     };
     let with = |tests: &'static [Test], context: Result<Arc<Ctx>, String>| {
-        tests.iter().map(move |(name, test)| trial(name, *test, context.clone()))
+        tests.iter().map(move |(name, test)| {
+            let context = without_prometheus(name).and_then(|()| context.clone());
+            trial(name, *test, context)
+        })
     };
     with(OWN_BROKER_TESTS, own).chain(with(TESTS, context)).collect()
+}
+
+/// Why a test that wants a Prometheus cannot run, if so.
+fn without_prometheus(name: &str) -> Result<(), String> {
+    match name.starts_with("prometheus::") {
+        true => prometheus::program().map(drop).map_err(|why| format!("PROMETHEUS TESTS NOT RUN: {why}")),
+        false => Ok(()),
+    }
 }
 
 fn trial(name: &str, test: fn(&Ctx), context: Result<Arc<Ctx>, String>) -> Trial {

@@ -5,6 +5,7 @@ pub mod client;
 pub mod compare;
 pub mod expected;
 pub mod generate;
+pub mod http;
 pub mod java;
 pub mod model;
 pub mod topics;
@@ -91,6 +92,11 @@ impl Site {
             .text("topics.cards", &self.topics.cards)
             .text("topics.dead_letters", &self.topics.dead_letters)
             .threads(1)
+    }
+
+    /// A file of this test, gone with it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Sends live commands and returns them with their offsets.

@@ -130,6 +130,11 @@ impl Worker {
         String::from_utf8_lossy(&bytes[self.log_from.min(bytes.len())..]).into_owned()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether the log holds the text, in any case.
     pub fn said(&self, text: &str) -> bool {
         self.log().to_lowercase().contains(&text.to_lowercase())

@@ -1,0 +1,105 @@
+//! What a card and a remembered request take: memory as the difference of the process's resident size, disk as that of the state
+//! directory. `cargo bench --bench memory [-- CARDS]`; figures stand in `deploy/OPERATING.md`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use card_update_worker::domain::{
+    Account, AccountNumber, AccountType, CardId, Currency, Dt, Fingerprint, Remembered, RequestId, StoredAccount,
+    UtcOffset,
+};
+use card_update_worker::projection::{
+    Lease, LogIdentity, Positions, Projection, SledStore, StateDir, Step, Store, Tree, Writer,
+};
+use std::sync::Arc;
+
+const PARTITIONS: u64 = 8;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    let count: u64 = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(1_000_000);
+    println!("{count} cards of two accounts, {count} requests, {PARTITIONS} partitions");
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.path().join("sled")).unwrap());
+    let (writer, _thread) = Writer::start().unwrap();
+    let mut partitions: Vec<Projection> = (0..PARTITIONS)
+        .map(|p| {
+            let tree = Tree::new(p as i32, store.clone(), Arc::default());
+            Projection::empty(tree, LogIdentity::default(), i64::MAX / 2)
+        })
+        .collect();
+    let empty = resident();
+    for i in 0..count {
+        partitions[(i % PARTITIONS) as usize].put_card(&CardId::parse(&id(i)).unwrap(), &accounts(i));
+    }
+    let with_cards = resident();
+    report("card, memory", count, with_cards - empty);
+    write_all(&mut partitions, &writer);
+    report("card, disk", count, StateDir::usage(folder.path()).unwrap().0);
+    let (memory, disk) = (resident(), StateDir::usage(folder.path()).unwrap().0);
+    for i in 0..count {
+        let projection = &mut partitions[(i % PARTITIONS) as usize];
+        projection.put_request(&RequestId::parse(&id(count + i)).unwrap(), remembered(i));
+        if i % 100_000 == 0 {
+            write_all(&mut partitions, &writer);
+        }
+    }
+    write_all(&mut partitions, &writer);
+    report("request, memory", count, resident().saturating_sub(memory));
+    report("request, disk", count, StateDir::usage(folder.path()).unwrap().0 - disk);
+}
+
+/// A round of each partition, to its end.
+fn write_all(partitions: &mut [Projection], writer: &Writer) {
+    for projection in partitions {
+        projection.begin_round(Positions::default());
+        let lease = Lease::default();
+        while projection.checkpoint_step(writer, &lease) != Step::Done {
+            assert!(projection.last_failure().is_none());
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn report(what: &str, count: u64, bytes: u64) {
+    println!("{what:<16} {:>6.1} B each, {:>7.1} MiB in all", bytes as f64 / count as f64, bytes as f64 / 1_048_576.0);
+}
+
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// A well-spread id for each number.
+fn id(i: u64) -> String {
+    let spread =
+        |salt: u64| (i ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let (a, b) = (spread(0x51), spread(0xA3));
+    format!(
+        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xfff,
+        b >> 48 & 0xfff,
+        b & 0xffff_ffff_ffff
+    )
+}
+
+fn accounts(i: u64) -> [StoredAccount; 2] {
+    let kind = AccountType::new(b"IBAN").unwrap();
+    ["USD", "EUR"].map(|currency| StoredAccount {
+        account: Account {
+            kind,
+            currency: Currency::parse(currency).unwrap(),
+            number: AccountNumber::parse(&kind, "ES7921000813610123456789").unwrap(),
+        },
+        request_id: RequestId::parse(&id(i + 7)).unwrap(),
+        updated_at_ms: 1_700_000_000_000 + i as i64,
+        source_offset: Some(i as i64),
+    })
+}
+
+fn remembered(i: u64) -> Remembered {
+    let dt = Dt { at_ms: 1_700_000_000_000 + i as i64, offset: UtcOffset::parse(b"+00:00").unwrap() };
+    Remembered { fingerprint: Fingerprint(u128::from(i) << 64 | u128::from(i)), dt }
+}
