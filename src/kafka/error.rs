@@ -54,8 +54,8 @@ pub fn fault(what: &str, error: &KafkaError) -> Fault {
     let text = format!("{what}: {error}");
     match error.rdkafka_error_code() {
         Some(Code::FencedInstanceId) => Fault::Fenced(fenced_instance(&text)),
-        Some(Code::ClusterAuthorizationFailed | Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed)
-        | Some(Code::TransactionalIdAuthorizationFailed | Code::SaslAuthenticationFailed | Code::Authentication)
+        Some(code) if is_denied(code) => Fault::Fatal(format!("{text}; {GRANT}")),
+        Some(Code::SaslAuthenticationFailed | Code::Authentication)
         | Some(Code::UnsupportedVersion | Code::UnsupportedFeature | Code::InvalidArgument | Code::Fatal) => {
             Fault::Fatal(text)
         }
@@ -64,6 +64,21 @@ pub fn fault(what: &str, error: &KafkaError) -> Fault {
         }
         _ => Fault::Retry(text),
     }
+}
+
+/// What to do about a right that is missing.
+pub const GRANT: &str = "a right is missing: `doctor` tries each, and deploy/kubernetes/strimzi/user.yaml lists them";
+
+/// Whether a code says that this client may not do what it asks: trying again does not help, and waiting would look like health.
+pub const fn is_denied(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::ClusterAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+    )
 }
 
 /// The line for a member that was replaced.

@@ -5,7 +5,7 @@
 //! is answered at once with an empty one, since the client purges everything while it waits.
 
 use super::ends::Ends;
-use super::error::fault;
+use super::error::{GRANT, fault, is_denied};
 use super::raw::{Consumer, Message, generation};
 use super::settings::{REQUEST_TIMEOUT, log_client, watched};
 use super::transaction::TransactionLog;
@@ -144,6 +144,10 @@ impl GroupLog {
                     cause: format!("{topic} partition {partition} at offset {next}: {code}"),
                 })
             }
+            _ if is_denied(code) => Some(Fault::Fatal(format!(
+                "{} partition {partition} cannot be read: {code}; {GRANT}",
+                self.topic(input)
+            ))),
             _ => {
                 tracing::warn!(partition, %code, "a partition's records cannot be fetched for now");
                 let position = Offset::Offset(next);

@@ -3,7 +3,7 @@
 //! Three clients, since the isolation level belongs to the client: a read_committed one would give the last stable offset
 //! for the end, which can lag behind committed data.
 
-use super::error::fault;
+use super::error::{GRANT, fault, is_denied};
 use super::group::committed;
 use super::raw::{RawReader, ReadEvent};
 use super::settings::{Quiet, REQUEST_TIMEOUT, watched};
@@ -121,6 +121,10 @@ impl Reader for KafkaReader {
                 Some(code @ (Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
                     let cause = format!("{} partition {partition} was trimmed while it was read: {code}", names[topic]);
                     ReadStep::Failed(log, partition, Fault::Restore { partition, cause })
+                }
+                Some(code) if is_denied(code) => {
+                    let cause = format!("{} partition {partition} cannot be read: {code}; {GRANT}", names[topic]);
+                    ReadStep::Failed(log, partition, Fault::Fatal(cause))
                 }
                 Some(code) => {
                     let cause = format!("{} partition {partition}: {code}", names[topic]);

@@ -93,6 +93,12 @@ impl TopicsClient {
             .map(|resource| {
                 let resource =
                     resource.map_err(|code| Fault::Fatal(format!("a topic's settings cannot be read: {code}")))?;
+                // rdkafka does not tell an error of one topic: it comes as no settings at all, which no topic has.
+                if resource.entries.is_empty() {
+                    return Err(Fault::Fatal(
+                        "a topic's settings cannot be read: grant DescribeConfigs on the five topics".into(),
+                    ));
+                }
                 Ok(resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?))).collect())
             })
             .collect()

@@ -3,7 +3,7 @@
 //! Offsets are sent before the flush, so that their round trips overlap delivery. Every transaction carries offsets:
 //! without, the client would contact no coordinator and nothing would fence it.
 
-use super::error::{fault, is_fencing, is_group_error};
+use super::error::{GRANT, fault, is_denied, is_fencing, is_group_error};
 use super::group::GroupContext;
 use super::raw::{CallError, Consumer, Transactions, generation};
 use super::settings::{log_client, watched};
@@ -211,7 +211,13 @@ impl TransactionLog {
         }
         let code = error.code;
         self.abort(producer, move || {
-            if is_group_error(code) { CommitError::NotOwner(text) } else { CommitError::Aborted(text) }
+            if is_denied(code) {
+                CommitError::Fatal(format!("{text}; {GRANT}"))
+            } else if is_group_error(code) {
+                CommitError::NotOwner(text)
+            } else {
+                CommitError::Aborted(text)
+            }
         })
     }
 
@@ -241,6 +247,9 @@ impl TransactionLog {
                 "the broker refuses the timestamps of this worker's own records: this machine's clock is ahead; mend the clock"
                     .into(),
             ));
+        }
+        if let Some((_, code)) = reports.iter().find(|(_, code)| is_denied(*code)) {
+            return Some(CommitError::Fatal(format!("the broker refuses the worker's records: {code}; {GRANT}")));
         }
         let refused =
             |code: Code| matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize);

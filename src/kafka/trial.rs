@@ -1,6 +1,7 @@
 //! A transaction that does all that the worker's transactions do and is aborted: it shows missing rights and a wrong clock.
 //!
-//! It must never change anything: its records are invisible to readers of committed records, its offsets are the committed ones.
+//! It must never change anything: its records are invisible to readers of committed records, its offsets the committed ones
+//! where there are any, and nothing of it is ever committed.
 
 use super::error::fault;
 use super::settings::{Quiet, REQUEST_TIMEOUT, log_client};
@@ -82,12 +83,11 @@ fn offsets(
 ) -> Result<(), Fault> {
     let mut list = TopicPartitionList::new();
     for (partition, offsets) in committed {
-        let Some(offset) = offsets.live else { continue };
-        list.add_partition_offset(&settings.topics.commands, *partition, Offset::Offset(offset))
-            .map_err(|e| fault("an offset cannot be used", &e))?;
-    }
-    if list.count() == 0 {
-        return Ok(());
+        let topics = &settings.topics;
+        for (topic, offset) in [(&topics.commands, offsets.live), (&topics.backfill, offsets.backfill)] {
+            list.add_partition_offset(topic, *partition, Offset::Offset(offset.unwrap_or(0)))
+                .map_err(|e| fault("an offset cannot be used", &e))?;
+        }
     }
     // The group is not joined: that would take partitions from the workers.
     let consumer: BaseConsumer<Quiet> =
@@ -95,5 +95,5 @@ fn offsets(
     let group = consumer.group_metadata().ok_or_else(|| Fault::Fatal("the group has no name".into()))?;
     producer
         .send_offsets_to_transaction(&list, &group, REQUEST_TIMEOUT)
-        .map_err(|e| fault("the group's offsets cannot be committed; grant Read on the group", &e))
+        .map_err(|e| fault("offsets cannot be committed; grant Read on the group and on both inputs", &e))
 }

@@ -5,9 +5,12 @@
 use super::checks::{Finding, plan_topics};
 use super::topics::block_on;
 use crate::config::Config;
-use crate::kafka::{Fault, InputOffsets, KafkaReader, Reader as _, TopicsClient, Watchdog, try_transaction};
+use crate::kafka::{
+    Changelog, Fault, InputOffsets, KafkaReader, ReadStep, Reader as _, TopicsClient, Watchdog, try_transaction,
+};
 use crate::projection::{StateDir, StateDirError};
 use rustix::process::{Resource, getrlimit};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
@@ -17,6 +20,9 @@ const LEAST_FREE_DISK: u64 = 1024 * MIB;
 const LEAST_MEMORY: u64 = 768 * MIB;
 /// Sockets of all clients to some brokers, sled's files, HTTP.
 const LEAST_FILES: u64 = 1024;
+
+/// How long the outputs may take to be read to their ends.
+const READ_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How a thing was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +108,10 @@ fn trial(config: &Config, partitions: i32, all: &mut Vec<Examined>) {
     };
     let some = committed.iter().filter(|(_, o)| o.live.is_some()).count();
     all.push(examined("group", Found::Well, format!("offsets are committed for {some} of {partitions} partitions")));
+    all.push(match readable(config) {
+        Ok(()) => examined("reading", Found::Well, "completions, cards and dead letters can be read"),
+        Err(fault) => examined("reading", Found::Broken, fault.to_string()),
+    });
     all.push(match try_transaction(&config.kafka, &format!("doctor-{}", Uuid::new_v4()), &committed) {
         Ok(()) => examined(
             "transaction",
@@ -110,6 +120,29 @@ fn trial(config: &Config, partitions: i32, all: &mut Vec<Examined>) {
         ),
         Err(fault) => examined("transaction", Found::Broken, fault.to_string()),
     });
+}
+
+/// Reads the first partition of each output at its end: rights are asked for there too.
+fn readable(config: &Config) -> Result<(), Fault> {
+    let mut reader = KafkaReader::new(&config.kafka, Watchdog::default().slot("doctor"))?;
+    let logs = [Changelog::Completions, Changelog::Cards, Changelog::DeadLetters];
+    for log in logs {
+        let (_, end) = reader.bounds(log, 0)?;
+        reader.start(log, 0, end)?;
+    }
+    let deadline = Instant::now() + READ_PATIENCE;
+    let (mut read, mut failed) = (Vec::new(), None);
+    while read.len() < logs.len() && failed.is_none() {
+        if Instant::now() > deadline {
+            return Err(Fault::Retry(format!("the outputs could not be read within {} s", READ_PATIENCE.as_secs())));
+        }
+        reader.read(Duration::from_millis(100), &mut |step| match step {
+            ReadStep::End(log, ..) if !read.contains(&log) => read.push(log),
+            ReadStep::Failed(_, _, fault) => failed = Some(fault),
+            ReadStep::End(..) | ReadStep::Record(..) => {}
+        });
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn offsets(config: &Config, partitions: i32) -> Result<Vec<(i32, InputOffsets)>, Fault> {

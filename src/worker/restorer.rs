@@ -209,7 +209,7 @@ impl<R: Reader> Restorer<R> {
     /// Tells from where the inputs will go on, and how much there is to read.
     fn report_begin(&self, follower: &Follower) {
         let (start, remaining) = (follower.start(), follower.remaining());
-        self.parts.status.update(follower.partition, |s| {
+        self.parts.status.amend(follower.partition, |s| {
             (s.restore_remaining, s.restore_total) = (remaining, remaining);
             for (input, next) in s.inputs.iter_mut().zip([start.live, start.backfill]) {
                 let next = next.unwrap_or(input.next);
@@ -220,7 +220,7 @@ impl<R: Reader> Restorer<R> {
 
     fn report_progress(&self, partition: i32, remaining: u64) {
         let now_ms = (self.parts.clock)();
-        self.parts.status.update(partition, |s| {
+        self.parts.status.amend(partition, |s| {
             if s.restore_remaining != remaining {
                 s.progress_ms = now_ms;
             }
@@ -276,7 +276,7 @@ impl<R: Reader> Restorer<R> {
 
     fn report_failure(&self, partition: i32) {
         self.parts.metrics.restore("failed");
-        self.parts.status.update(partition, |s| s.state = PartitionState::Failed);
+        self.parts.status.amend(partition, |s| s.state = PartitionState::Failed);
     }
 
     /// Sees that each partition of another process has a warm follower, where that is asked for.
@@ -298,7 +298,7 @@ impl<R: Reader> Restorer<R> {
             let tree = Tree::new(partition, in_memory, Arc::default());
             match follower.begin_warm(tree, &mut surroundings(&mut self.parts)) {
                 Ok(()) => {
-                    self.parts.status.update(partition, |s| s.state = PartitionState::Standby);
+                    self.parts.status.standby(partition);
                     self.warm.insert(partition, follower);
                 }
                 Err(_) => follower.stop_reading(&mut self.parts.reader),
@@ -310,7 +310,7 @@ impl<R: Reader> Restorer<R> {
     fn drop_warm(&mut self, partition: i32) {
         if let Some(follower) = self.warm.remove(&partition) {
             follower.stop_reading(&mut self.parts.reader);
-            self.parts.status.remove(partition);
+            self.parts.status.no_standby(partition);
         }
     }
 
@@ -374,7 +374,7 @@ impl<R: Reader> Restorer<R> {
     fn advance(&mut self) {
         for (partition, follower) in &self.warm {
             let read_to = follower.read_to();
-            self.parts.status.update(*partition, |s| s.standby_read_to = read_to);
+            self.parts.status.amend(*partition, |s| s.standby_read_to = read_to);
         }
         let partitions: Vec<i32> = self.followers.keys().copied().collect();
         for partition in partitions {

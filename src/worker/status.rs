@@ -125,6 +125,21 @@ impl Status {
     pub fn update(&self, partition: i32, change: impl FnOnce(&mut PartitionStatus)) {
         change(self.lock().entry(partition).or_default());
     }
+    /// Changes what is known of a partition, unless it has gone: what comes late must not make it look as if it were here.
+    pub fn amend(&self, partition: i32, change: impl FnOnce(&mut PartitionStatus)) {
+        if let Some(status) = self.lock().get_mut(&partition) {
+            change(status);
+        }
+    }
+    /// A partition of another process is kept warm here, unless it is this one's by now.
+    pub fn standby(&self, partition: i32) {
+        let standby = PartitionStatus { state: PartitionState::Standby, ..PartitionStatus::default() };
+        self.lock().entry(partition).or_insert(standby);
+    }
+    /// A partition is no longer kept warm here.
+    pub fn no_standby(&self, partition: i32) {
+        self.lock().retain(|p, status| *p != partition || status.state != PartitionState::Standby);
+    }
     /// Changes what is known of partitions that are here.
     pub fn update_here(&self, change: impl FnOnce(&mut Partitions)) {
         change(&mut self.lock());
@@ -179,6 +194,21 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_late_brings_no_partition_back() {
+        let status = Status::default();
+        status.assigned();
+        status.amend(1, |s| s.restore_remaining = 3);
+        assert!(status.ready() && status.partitions().is_empty());
+        status.update(1, |s| s.state = PartitionState::Restoring);
+        status.standby(1);
+        status.no_standby(1);
+        assert!(!status.ready(), "it is this process's, and being restored");
+        status.standby(2);
+        status.no_standby(2);
+        assert_eq!(status.partitions().len(), 1);
+    }
 
     #[test]
     fn lag_is_0_exactly_when_nothing_waits_and_markers_do_not_count() {
