@@ -12,13 +12,32 @@ use card_update_worker::projection::{
 use std::sync::Arc;
 
 const PARTITIONS: u64 = 8;
+/// Puts between two rounds: what `checkpoint.max_tail_records` allows.
+const EVERY: u64 = 500_000;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    let count: u64 = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(1_000_000);
-    println!("{count} cards of two accounts, {count} requests, {PARTITIONS} partitions");
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let count: u64 = arguments.iter().find_map(|a| a.parse().ok()).unwrap_or(1_000_000);
+    match arguments.iter().find_map(|a| ["cards", "requests"].into_iter().find(|k| k == a)) {
+        Some("cards") => measure("card", count, |projection, i| {
+            projection.put_card(&CardId::parse(&id(i)).unwrap(), &accounts(i));
+        }),
+        Some(_) => measure("request", count, |projection, i| {
+            projection.put_request(&RequestId::parse(&id(i)).unwrap(), remembered(i));
+        }),
+        // Each in a process of its own: what one leaves behind must not hide what the other takes.
+        None => ["cards", "requests"].iter().for_each(|kind| {
+            let program = std::env::current_exe().unwrap();
+            let status = std::process::Command::new(program).args([kind, count.to_string().as_str()]).status();
+            assert!(status.unwrap().success());
+        }),
+    }
+}
+
+fn measure(what: &str, count: u64, put: impl Fn(&mut Projection, u64)) {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.path().join("sled")).unwrap());
     let (writer, _thread) = Writer::start().unwrap();
@@ -28,25 +47,18 @@ fn main() {
             Projection::empty(tree, LogIdentity::default(), i64::MAX / 2)
         })
         .collect();
-    let empty = resident();
-    for i in 0..count {
-        partitions[(i % PARTITIONS) as usize].put_card(&CardId::parse(&id(i)).unwrap(), &accounts(i));
-    }
-    let with_cards = resident();
-    report("card, memory", count, with_cards - empty);
-    write_all(&mut partitions, &writer);
-    report("card, disk", count, StateDir::usage(folder.path()).unwrap().0);
     let (memory, disk) = (resident(), StateDir::usage(folder.path()).unwrap().0);
     for i in 0..count {
-        let projection = &mut partitions[(i % PARTITIONS) as usize];
-        projection.put_request(&RequestId::parse(&id(count + i)).unwrap(), remembered(i));
-        if i % 100_000 == 0 {
+        put(&mut partitions[(i % PARTITIONS) as usize], i);
+        if i % EVERY == EVERY - 1 {
             write_all(&mut partitions, &writer);
         }
     }
     write_all(&mut partitions, &writer);
-    report("request, memory", count, resident().saturating_sub(memory));
-    report("request, disk", count, StateDir::usage(folder.path()).unwrap().0 - disk);
+    let own = |s: card_update_worker::projection::ProjectionStats| s.cards_bytes + s.requests_bytes;
+    report(what, "resident memory", count, resident().saturating_sub(memory));
+    report(what, "memory by its own account", count, partitions.iter().map(|p| own(p.stats())).sum());
+    report(what, "disk", count, StateDir::usage(folder.path()).unwrap().0 - disk);
 }
 
 /// A round of each partition, to its end.
@@ -61,8 +73,12 @@ fn write_all(partitions: &mut [Projection], writer: &Writer) {
     }
 }
 
-fn report(what: &str, count: u64, bytes: u64) {
-    println!("{what:<16} {:>6.1} B each, {:>7.1} MiB in all", bytes as f64 / count as f64, bytes as f64 / 1_048_576.0);
+fn report(what: &str, of: &str, count: u64, bytes: u64) {
+    println!(
+        "{what:<8} {of:<26} {:>6.1} B each, {:>7.1} MiB in all",
+        bytes as f64 / count as f64,
+        bytes as f64 / 1_048_576.0
+    );
 }
 
 fn resident() -> u64 {

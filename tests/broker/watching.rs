@@ -174,7 +174,7 @@ pub fn a_worker_whose_broker_is_away_is_alive_and_not_ready(_: &Ctx) {
     });
     assert!(get(port, "/readyz?verbose").expect("an answer").body.contains("[-] broker: heard 1"));
     assert_eq!(code(port, "/livez"), Some(200));
-    assert!(worker.said("not ready"));
+    worker.wait_said("not ready", 10);
     broker.thaw();
     wait_until("it is ready again", 60, || {
         worker.assert_running();
