@@ -67,14 +67,8 @@ impl ConsumerContext for GroupContext {
     }
 }
 
-/// A started partition, by input.
-#[derive(Clone, Copy)]
-struct Started {
-    /// The next offsets to be read, kept by the loop itself: the client's position runs ahead.
-    next: [i64; 2],
-    /// The greatest end that was met. Never used to tell which records are new: it may come from an assignment before this one.
-    ends: [i64; 2],
-}
+/// The next offsets to be read of a started partition, by input, kept by the loop itself: the client's position runs ahead.
+type Next = [i64; 2];
 
 /// One loop's connection to a real Kafka.
 pub struct GroupLog {
@@ -82,7 +76,7 @@ pub struct GroupLog {
     context: GroupContext,
     transactions: TransactionLog,
     settings: ClientSettings,
-    started: BTreeMap<i32, Started>,
+    started: BTreeMap<i32, Next>,
     ends: Ends,
     slot: Slot,
 }
@@ -131,7 +125,7 @@ impl GroupLog {
     fn after_error(&self, input: Input, message: &Message) -> Option<Fault> {
         let partition = message.partition();
         let code = message.error()?;
-        let next = self.started.get(&partition)?.next[input as usize];
+        let next = self.started.get(&partition)?[input as usize];
         match code {
             Code::AutoOffsetReset
             | Code::OffsetOutOfRange
@@ -199,8 +193,7 @@ impl Log for GroupLog {
         for input in [Input::Live, Input::Backfill] {
             self.consumer.forward(self.topic(input), partition, input as usize);
         }
-        let next = [live, backfill];
-        self.started.insert(partition, Started { next, ends: next });
+        self.started.insert(partition, [live, backfill]);
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || consumer.incremental_assign(&list))
             .map_err(|e| Fault::Fatal(format!("partition {partition} cannot be started: {e}")))
@@ -208,7 +201,7 @@ impl Log for GroupLog {
 
     fn stop(&mut self, partitions: &[i32]) -> Result<(), Fault> {
         let started: Vec<_> =
-            partitions.iter().filter_map(|p| self.started.remove(p).map(|s| (*p, s.next[0], s.next[1]))).collect();
+            partitions.iter().filter_map(|p| self.started.remove(p).map(|next| (*p, next[0], next[1]))).collect();
         let list = self.list(&started)?;
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_unassign", REQUEST_TIMEOUT, || consumer.incremental_unassign(&list))
@@ -222,16 +215,12 @@ impl Log for GroupLog {
         let guard = self.slot.enter("consume_batch_queue", wait);
         self.consumer.take(input as usize, wait_ms, most, |message| {
             // A record that was still queued when its partition was given up is not this loop's any more.
-            let Some(started) = started.get_mut(&message.partition()) else { return };
-            let (next, end) = (&mut started.next[input as usize], &mut started.ends[input as usize]);
-            match message.error() {
-                None if message.offset() >= *next => {
-                    *next = message.offset() + 1;
-                    into.push(Record::new(message));
-                }
-                None => {}
-                Some(Code::PartitionEOF) => *end = message.offset().max(*end),
-                Some(_) => errors.push(message),
+            let Some(next) = started.get_mut(&message.partition()) else { return };
+            if message.error().is_some() {
+                errors.push(message);
+            } else if message.offset() >= next[input as usize] {
+                next[input as usize] = message.offset() + 1;
+                into.push(Record::new(message));
             }
         });
         drop(guard);
@@ -239,7 +228,9 @@ impl Log for GroupLog {
     }
 
     fn read_to(&self, partition: i32) -> Option<[i64; 2]> {
-        self.started.get(&partition).map(|s| [s.next[0].max(s.ends[0]), s.next[1].max(s.ends[1])])
+        let next = self.started.get(&partition)?;
+        let fetched = |input| self.context.figures.fetched(self.topic(input), partition).unwrap_or(0);
+        Some([next[0].max(fetched(Input::Live)), next[1].max(fetched(Input::Backfill))])
     }
 
     fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {

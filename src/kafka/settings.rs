@@ -84,8 +84,8 @@ pub struct Identity {
 /// The session time-out of the group and the time-out of transactions.
 const SESSION_TIMEOUT_MS: &str = "10000";
 
-/// How often clients of loops tell their figures: well within a scrape's usual 15 s.
-const STATISTICS_MS: &str = "5000";
+/// How often clients of loops tell their figures: as often as the ends of the inputs are asked for.
+const STATISTICS_MS: &str = "2000";
 
 impl ClientSettings {
     /// Whether `kafka.client` may set this property.
@@ -125,8 +125,9 @@ impl ClientSettings {
             .set("auto.offset.reset", "error")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", SESSION_TIMEOUT_MS)
-            // The end of a log may be a transaction marker: only the client can say that nothing waits before it.
-            .set("enable.partition.eof", "true")
+            // Never on: after an end-of-partition event out of a batch the client's position is one ahead, and the next rebalance
+            // of the group makes it go on from there, over a record that nobody has seen.
+            .set("enable.partition.eof", "false")
             .set("statistics.interval.ms", STATISTICS_MS);
         if let Some(id) = &identity.group_instance_id {
             config.set("group.instance.id", id);

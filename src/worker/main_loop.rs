@@ -264,7 +264,8 @@ impl<L: Log> Loop<L> {
             return Ok(());
         }
         self.fetch(Input::Backfill, most, Duration::ZERO)?;
-        let taken = self.batch.len() - live;
+        // A partition that cannot be read on takes its waiting live commands along.
+        let taken = self.batch.len().saturating_sub(live);
         self.backfill_busy = taken > 0;
         self.backfill_tokens -= taken as f64;
         Ok(())
