@@ -67,14 +67,12 @@ pub struct Figures(Arc<Mutex<Clients>>);
 pub struct ClientFigures {
     figures: Figures,
     key: (ClientKind, String),
-    /// Up to where partitions were fetched whose records were all taken, by topic.
-    fetched: Arc<Mutex<HashMap<String, HashMap<i32, i64>>>>,
 }
 
 impl Figures {
     /// A place for one client; `name` tells it from the other loops'.
     pub fn client(&self, kind: ClientKind, name: &str) -> ClientFigures {
-        ClientFigures { figures: self.clone(), key: (kind, name.to_owned()), fetched: Arc::default() }
+        ClientFigures { figures: self.clone(), key: (kind, name.to_owned()) }
     }
 
     /// The figures of a kind, over all loops.
@@ -108,14 +106,6 @@ impl ClientFigures {
         let mut clients = self.figures.0.lock().unwrap_or_else(PoisonError::into_inner);
         let client = clients.entry(self.key.clone()).or_default();
         (client.now, client.heard) = (read.gauges(), true);
-        *self.fetched.lock().unwrap_or_else(PoisonError::into_inner) = read.fetched();
-    }
-
-    /// Up to where a partition was fetched, over transaction markers too, if nothing of it was waiting in the client when it last
-    /// said so. To be shown only: an event may come late, from before the partition was started anew.
-    pub fn fetched(&self, topic: &str, partition: i32) -> Option<i64> {
-        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        fetched.get(topic)?.get(&partition).copied()
     }
 
     /// The client was replaced: a new one counts from 0.
@@ -166,25 +156,17 @@ struct Topic {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Partition {
-    partition: i32,
     fetchq_cnt: u64,
     fetchq_size: u64,
-    next_offset: i64,
 }
 
 impl Statistics {
-    fn fetched(&self) -> HashMap<String, HashMap<i32, i64>> {
-        let all_taken = |p: &&Partition| p.fetchq_cnt == 0 && p.next_offset >= 0;
-        let of =
-            |topic: &Topic| topic.partitions.values().filter(all_taken).map(|p| (p.partition, p.next_offset)).collect();
-        self.topics.iter().map(|(name, topic)| (name.clone(), of(topic))).collect()
-    }
-
     fn gauges(&self) -> Gauges {
         let mut gauges = Gauges { queue_records: self.msg_cnt, queue_bytes: self.msg_size, ..Gauges::default() };
-        for partition in self.topics.values().flat_map(|t| t.partitions.values()) {
-            gauges.queue_records += partition.fetchq_cnt;
-            gauges.queue_bytes += partition.fetchq_size;
+        // A topic's partitions share the loop's one queue, and each tells the length of that.
+        for topic in self.topics.values() {
+            gauges.queue_records += topic.partitions.values().map(|p| p.fetchq_cnt).max().unwrap_or(0);
+            gauges.queue_bytes += topic.partitions.values().map(|p| p.fetchq_size).max().unwrap_or(0);
         }
         for broker in self.brokers.values() {
             gauges.rtt_seconds = gauges.rtt_seconds.max(broker.rtt.p99 as f64 / 1e6);
@@ -208,8 +190,8 @@ mod tests {
         "b:9092/bootstrap": { "nodeid": -1, "state": "UP", "rtt": { "p99": 900 } },
         "GroupCoordinator": { "nodeid": 1, "state": "UP", "source": "logical" },
         "c:9092/2": { "nodeid": 2, "state": "TRY_CONNECT", "txerrs": 5 } },
-        "topics": { "t": { "partitions": { "0": { "partition": 0, "fetchq_cnt": 4, "fetchq_size": 400, "next_offset": 7 },
-            "1": { "partition": 1, "next_offset": 9 }, "-1": { "partition": -1, "next_offset": -1001 } } } } }"#;
+        "topics": { "t": { "partitions": { "0": { "fetchq_cnt": 4, "fetchq_size": 400 },
+            "1": { "fetchq_cnt": 4, "fetchq_size": 400 }, "-1": {} } } } }"#;
 
     #[test]
     fn statistics_are_summed_over_loops_and_errors_survive_a_new_client() {
@@ -225,7 +207,6 @@ mod tests {
         assert_eq!(figures.of(ClientKind::Producer).errors, [14, 0, 2]);
         one.take(ONE);
         assert_eq!(figures.of(ClientKind::Producer).errors, [21, 0, 3]);
-        assert_eq!((one.fetched("t", 0), one.fetched("t", 1), one.fetched("t", -1)), (None, Some(9), None));
         one.take(b"not json");
         assert_eq!(figures.of(ClientKind::Producer).errors, [21, 0, 3]);
         assert_eq!(figures.of(ClientKind::Consumer), Gauges::default());

@@ -22,10 +22,13 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How often the client is asked for its positions.
+const POSITIONS_EVERY: Duration = Duration::from_secs(1);
 
 /// Stashes what the callbacks say.
 #[derive(Clone)]
@@ -77,6 +80,11 @@ pub struct GroupLog {
     transactions: TransactionLog,
     settings: ClientSettings,
     started: BTreeMap<i32, Next>,
+    /// The client's own positions when they were last asked for: they cross transaction markers. To be shown only.
+    positions: BTreeMap<i32, Next>,
+    positions_at: Instant,
+    /// Faults of partitions that were met together with another's, to be told one after the other.
+    faults: VecDeque<Fault>,
     ends: Ends,
     slot: Slot,
 }
@@ -100,7 +108,18 @@ impl GroupLog {
         consumer.subscribe(&[&settings.topics.commands]).map_err(|e| fault("the group cannot be joined", &e))?;
         let consumer = Consumer::new(consumer, 2).ok_or_else(|| Fault::Fatal("no memory for the consumer".into()))?;
         let settings = settings.clone();
-        Ok(Self { consumer, context, transactions, settings, started: BTreeMap::new(), ends, slot })
+        Ok(Self {
+            consumer,
+            context,
+            transactions,
+            settings,
+            started: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            positions_at: Instant::now(),
+            faults: VecDeque::new(),
+            ends,
+            slot,
+        })
     }
 
     fn topic(&self, input: Input) -> &str {
@@ -119,6 +138,20 @@ impl GroupLog {
             }
         }
         Ok(list)
+    }
+
+    fn look_at_positions(&mut self) {
+        if self.positions_at.elapsed() < POSITIONS_EVERY {
+            return;
+        }
+        self.positions_at = Instant::now();
+        self.positions.clear();
+        let Ok(list) = self.consumer.consumer().position() else { return };
+        for element in list.elements() {
+            let Offset::Offset(offset) = element.offset() else { continue };
+            let input = if element.topic() == self.settings.topics.commands { 0 } else { 1 };
+            self.positions.entry(element.partition()).or_default()[input] = offset;
+        }
     }
 
     /// A message that is no record: the client's position is off after it, so the reading goes on where this loop knows.
@@ -155,6 +188,10 @@ impl GroupLog {
 impl Log for GroupLog {
     fn events(&mut self) -> Result<Vec<GroupEvent>, Fault> {
         self.transactions.serve();
+        self.look_at_positions();
+        if let Some(fault) = self.faults.pop_front() {
+            return Err(fault);
+        }
         let polled = watched(&self.slot, "poll", Duration::ZERO, || self.consumer.consumer().poll(Duration::ZERO));
         match polled {
             Some(Err(error)) => match fault("the group", &error) {
@@ -194,6 +231,7 @@ impl Log for GroupLog {
             self.consumer.forward(self.topic(input), partition, input as usize);
         }
         self.started.insert(partition, [live, backfill]);
+        self.positions.remove(&partition);
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || consumer.incremental_assign(&list))
             .map_err(|e| Fault::Fatal(format!("partition {partition} cannot be started: {e}")))
@@ -224,13 +262,16 @@ impl Log for GroupLog {
             }
         });
         drop(guard);
-        errors.iter().find_map(|message| self.after_error(input, message)).map_or(Ok(()), Err)
+        // Each partition gets its own answer: one that is left out would go on from the client's wrong position.
+        let faults: Vec<Fault> = errors.iter().filter_map(|message| self.after_error(input, message)).collect();
+        self.faults.extend(faults);
+        self.faults.pop_front().map_or(Ok(()), Err)
     }
 
     fn read_to(&self, partition: i32) -> Option<[i64; 2]> {
         let next = self.started.get(&partition)?;
-        let fetched = |input| self.context.figures.fetched(self.topic(input), partition).unwrap_or(0);
-        Some([next[0].max(fetched(Input::Live)), next[1].max(fetched(Input::Backfill))])
+        let position = self.positions.get(&partition).unwrap_or(next);
+        Some([next[0].max(position[0]), next[1].max(position[1])])
     }
 
     fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {

@@ -84,8 +84,8 @@ pub struct Identity {
 /// The session time-out of the group and the time-out of transactions.
 const SESSION_TIMEOUT_MS: &str = "10000";
 
-/// How often clients of loops tell their figures: as often as the ends of the inputs are asked for.
-const STATISTICS_MS: &str = "2000";
+/// How often clients of loops tell their figures: well within a scrape's usual 15 s.
+const STATISTICS_MS: &str = "5000";
 
 impl ClientSettings {
     /// Whether `kafka.client` may set this property.

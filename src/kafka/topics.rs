@@ -7,11 +7,15 @@ use super::{ClientSettings, Fault};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub use super::raw::{LogPlace, TopicDescription};
 
 /// What to look at when nobody answers.
 const NO_BROKER: &str = "no broker answers; check kafka.bootstrap_servers and kafka.client (TLS, SASL)";
+
+/// A partition without a leader holds the question up: it is asked again soon.
+const ENDS_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A topic's settings by name.
 pub type TopicSettings = BTreeMap<String, String>;
@@ -74,7 +78,7 @@ impl TopicsClient {
         if logs.is_empty() {
             return Ok(Vec::new());
         }
-        list_ends(self.admin.inner().native_ptr(), logs, read_committed, REQUEST_TIMEOUT)
+        list_ends(self.admin.inner().native_ptr(), logs, read_committed, ENDS_TIMEOUT)
             .map_err(|code| Fault::Retry(format!("the ends of the logs cannot be read: {code}")))
     }
 

@@ -66,6 +66,9 @@ impl Gathered {
         }
         for (input, source) in [Input::Live, Input::Backfill].into_iter().zip(SOURCES) {
             let of_input = &status.inputs[input as usize];
+            if of_input.read_to.is_none() {
+                continue;
+            }
             let labels = [source, &partition];
             self.lag_records.with_label_values(&labels).set(of_input.lag_records() as i64);
             self.lag_seconds.with_label_values(&labels).set(of_input.lag_seconds(input, now_ms));
@@ -114,7 +117,7 @@ mod tests {
         let (metrics, status) = (Metrics::new().unwrap(), Status::default());
         status.update(3, |s| {
             s.state = PartitionState::Running;
-            (s.inputs[0].end, s.inputs[0].read_to, s.inputs[0].waiting) = (Some(10), 7, 2);
+            (s.inputs[0].end, s.inputs[0].read_to, s.inputs[0].waiting) = (Some(10), Some(7), 2);
         });
         status.update(4, |s| (s.state, s.standby_lag) = (PartitionState::Standby, 9));
         let (writer, figures) = (WriterStats::default(), Figures::default());

@@ -1,6 +1,6 @@
 //! Logs: text for a person at a terminal, JSON otherwise; one line when a state changes, none per record, never a payload.
 //!
-//! Lines of warning that repeat are limited by their place in the code; the last ones are kept for the status page.
+//! Warnings that repeat are limited by their place in the code; the last ones are kept for the status page.
 
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
@@ -55,7 +55,7 @@ pub fn init(format: LogFormat, level: LevelFilter) {
     };
 }
 
-/// Leaves out warnings and errors of one place in the code beyond a number in a time, and says how many.
+/// Leaves out warnings of one place in the code beyond a number in a time, and says how many.
 struct Limited<F> {
     lines: F,
     json: bool,
@@ -93,7 +93,8 @@ where
     F: FormatEvent<S, N>,
 {
     fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        if *event.metadata().level() <= Level::WARN {
+        // Errors say what nobody may miss, and each has a cause of its own.
+        if *event.metadata().level() == Level::WARN {
             match self.pass(event.metadata().callsite(), Instant::now()) {
                 None => return Ok(()),
                 Some(0) => {}

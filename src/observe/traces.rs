@@ -15,8 +15,10 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long an export, and the last one at the end, may take.
+/// How long an export may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last one, at the end, may take.
+const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const PATH: &str = "/v1/traces";
 
@@ -77,7 +79,7 @@ impl Traces {
 
     /// Exports what waits, within a limit.
     pub fn end(&self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(EXPORT_TIMEOUT) {
+        if let Err(error) = self.provider.shutdown_with_timeout(LAST_EXPORT_TIMEOUT) {
             tracing::warn!(%error, "the last spans were not exported");
         }
     }

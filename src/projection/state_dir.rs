@@ -112,8 +112,13 @@ impl StateDir {
 
     /// Bytes that a directory takes, and that are free where it lies.
     pub fn usage(path: &Path) -> io::Result<(u64, u64)> {
+        Ok((size_of_tree(path)?, Self::free(path)?))
+    }
+
+    /// Bytes that are free where a path lies.
+    pub fn free(path: &Path) -> io::Result<u64> {
         let room = rustix::fs::statvfs(path)?;
-        Ok((size_of_tree(path)?, room.f_bavail.saturating_mul(room.f_frsize)))
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
     }
 
     /// What was noted of the cluster, if anything.

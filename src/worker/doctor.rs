@@ -1,6 +1,6 @@
 //! What a worker needs of its cluster and its machine, tried out, and in words what to mend.
 //!
-//! It must never disturb a worker that runs: it joins no group, changes no offset, and its transaction is aborted.
+//! It must never change what a worker that runs rests on: it joins no group, changes no offset, and its transaction is aborted.
 
 use super::checks::{Finding, plan_topics};
 use super::topics::block_on;
@@ -152,6 +152,9 @@ fn offsets(config: &Config, partitions: i32) -> Result<Vec<(i32, InputOffsets)>,
 
 fn state_dir(config: &Config) -> Examined {
     let path = config.state_dir.display();
+    if !config.state_dir.exists() {
+        return examined("state_dir", Found::Well, format!("{path} is not there yet; the first start makes it"));
+    }
     match StateDir::lock(&config.state_dir) {
         Err(StateDirError::InUse(_)) => {
             examined("state_dir", Found::Well, format!("{path} is held by a worker that runs"))
@@ -167,7 +170,13 @@ fn state_dir(config: &Config) -> Examined {
 }
 
 fn disk(config: &Config) -> Examined {
-    match StateDir::usage(&config.state_dir) {
+    // Before the first start, the nearest folder that is there tells of the same disk.
+    let there = config.state_dir.ancestors().find(|p| p.exists()).unwrap_or(std::path::Path::new("."));
+    let usage = match StateDir::free(there) {
+        Ok(free) => Ok((StateDir::usage(&config.state_dir).map_or(0, |(bytes, _)| bytes), free)),
+        Err(error) => Err(error),
+    };
+    match usage {
         Err(error) => examined("disk", Found::Weak, format!("{}: {error}", config.state_dir.display())),
         Ok((bytes, free)) => {
             let says = format!("{} MiB used by the state, {} MiB free", bytes / MIB, free / MIB);

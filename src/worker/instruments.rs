@@ -70,11 +70,10 @@ impl Instruments {
         Ok(())
     }
 
-    /// Exports what spans wait.
-    pub fn end_traces(&self) {
-        if let Some(traces) = &self.traces {
-            traces.end();
-        }
+    /// Whether the writer's thread has ended, which it never does by itself while somebody may write.
+    pub fn writer_ended(&self) -> bool {
+        let thread = self.writer_thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Gives the writer's thread to be waited for; it ends when the last handle of the writer is dropped.

@@ -33,13 +33,17 @@ impl LagWatch {
         let here = status.partitions();
         let is_standby = |p: &i32| here.get(p).is_some_and(|s| s.state == PartitionState::Standby);
         let (standby, owned): (Vec<i32>, Vec<i32>) = here.keys().partition(|p| is_standby(p));
-        let inputs = client.ends(&places(&owned, [&self.topics.commands, &self.topics.backfill]), true)?;
-        let logs = client.ends(&places(&standby, [&self.topics.cards, &self.topics.completions]), false)?;
-        let ends: HashMap<(String, i32), i64> =
-            inputs.into_iter().chain(logs).map(|(topic, partition, end)| ((topic, partition), end)).collect();
         self.seen.retain(|partition, _| here.contains_key(partition));
-        status.update_here(|partitions| self.note(partitions, &ends, now_ms));
+        let inputs = client.ends(&places(&owned, [&self.topics.commands, &self.topics.backfill]), true)?;
+        self.note_all(status, inputs, now_ms);
+        let logs = client.ends(&places(&standby, [&self.topics.cards, &self.topics.completions]), false)?;
+        self.note_all(status, logs, now_ms);
         Ok(())
+    }
+
+    fn note_all(&mut self, status: &Status, ends: Vec<(String, i32, i64)>, now_ms: i64) {
+        let ends = ends.into_iter().map(|(topic, partition, end)| ((topic, partition), end)).collect();
+        status.update_here(|partitions| self.note(partitions, &ends, now_ms));
     }
 
     fn note(&mut self, partitions: &mut Partitions, ends: &HashMap<(String, i32), i64>, now_ms: i64) {
@@ -48,9 +52,10 @@ impl LagWatch {
             let logs = [&self.topics.cards, &self.topics.completions];
             if status.state == PartitionState::Standby {
                 let behind = |(read_to, topic): (i64, &String)| {
-                    end_of(topic, *partition).map_or(0, |end| (end - read_to).max(0)) as u64
+                    end_of(topic, *partition).map(|end| (end - read_to).max(0) as u64)
                 };
-                status.standby_lag = status.standby_read_to.into_iter().zip(logs).map(behind).sum();
+                let behind = status.standby_read_to.into_iter().zip(logs).map(behind).sum::<Option<u64>>();
+                status.standby_lag = behind.unwrap_or(status.standby_lag);
                 continue;
             }
             let seen = self.seen.entry(*partition).or_default();
@@ -69,7 +74,8 @@ fn places<'n>(partitions: &[i32], topics: [&'n String; 2]) -> Vec<LogPlace<'n>> 
 impl Seen {
     fn note(&mut self, input: &mut InputStatus, end: i64, now_ms: i64) {
         input.end = Some(end);
-        let reached = if input.waiting > 0 { input.next } else { input.read_to };
+        let Some(read_to) = input.read_to else { return };
+        let reached = if input.waiting > 0 { input.next } else { read_to };
         while self.ends.front().is_some_and(|(end, _)| *end <= reached) {
             self.ends.pop_front();
         }
@@ -100,23 +106,24 @@ mod tests {
 
     #[test]
     fn something_waits_since_it_was_first_seen_until_it_is_reached() {
-        let (mut seen, mut input) = (Seen::default(), InputStatus { next: 10, read_to: 10, ..Default::default() });
+        let (mut seen, mut input) =
+            (Seen::default(), InputStatus { next: 10, read_to: Some(10), ..Default::default() });
         seen.note(&mut input, 10, 1000);
         assert_eq!((input.lag_records(), input.seen_waiting_ms), (0, None));
         seen.note(&mut input, 15, 2000);
         seen.note(&mut input, 20, 3000);
         assert_eq!((input.lag_records(), input.seen_waiting_ms), (10, Some(2000)));
-        (input.next, input.read_to) = (16, 16);
+        (input.next, input.read_to) = (16, Some(16));
         seen.note(&mut input, 20, 4000);
         assert_eq!((input.seen_waiting_ms, input.rate), (Some(3000), 6.0));
-        (input.next, input.read_to) = (20, 20);
+        (input.next, input.read_to) = (20, Some(20));
         seen.note(&mut input, 20, 5000);
         assert_eq!((input.lag_records(), input.seen_waiting_ms), (0, None));
     }
 
     #[test]
     fn the_memory_of_looks_is_bounded_and_keeps_the_oldest() {
-        let (mut seen, mut input) = (Seen::default(), InputStatus::default());
+        let (mut seen, mut input) = (Seen::default(), InputStatus { read_to: Some(0), ..Default::default() });
         for look in 1..10_000 {
             seen.note(&mut input, look, look);
         }

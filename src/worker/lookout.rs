@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -53,7 +54,7 @@ impl Lookout {
         instruments: &Instruments,
         failures: &Sender<Stop>,
         stop: &Arc<AtomicBool>,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<JoinHandle<()>> {
         // The writer's thread ends with the last handle of it, which this thread must not hold.
         let (metrics, status) = (instruments.metrics.clone(), instruments.status.clone());
         let (failures, stop) = (failures.clone(), stop.clone());
@@ -67,9 +68,6 @@ impl Lookout {
                 {
                     metrics.state_dir(bytes, free_bytes);
                 }
-                if let Err(fault) = self.lag.look(&self.client, &status, now_ms()) {
-                    tracing::debug!(%fault, "the lag is not known");
-                }
                 let heard = self.topics(look).unwrap_or_else(|line| {
                     // The main thread listens as long as the process lives.
                     drop(failures.send(line));
@@ -77,6 +75,9 @@ impl Lookout {
                 });
                 if heard {
                     status.heard(now_ms());
+                }
+                if let Err(fault) = self.lag.look(&self.client, &status, now_ms()) {
+                    tracing::debug!(%fault, "the lag is not known");
                 }
                 if look % RETENTION == RETENTION - 1 && !self.mock {
                     self.retention().map_or_else(
@@ -87,7 +88,7 @@ impl Lookout {
                 std::thread::park_timeout(EVERY);
             }
         };
-        std::thread::Builder::new().name("lookout".into()).spawn(look).map(drop)
+        std::thread::Builder::new().name("lookout".into()).spawn(look)
     }
 
     /// Looks at the topics when it is time; whether a broker answered.

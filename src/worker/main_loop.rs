@@ -145,6 +145,7 @@ impl<L: Log> Loop<L> {
                 }
                 GroupEvent::Lost(partitions) => {
                     self.parts.metrics.rebalance("lost");
+                    self.parts.status.lost();
                     self.give_up(&partitions)?;
                 }
             }

@@ -78,10 +78,15 @@ pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
     instruments.metrics.retention(topics.completions_retention_ms);
     let mut process = Process::start(config, options, (&topics, store, &state), instruments, questions)?;
     let lookout = Lookout::new(config, options, client, topics.facts);
-    lookout.start(&process.instruments, &process.failed, &process.stop_loops).map_err(no_thread)?;
-    process.watch(config, options)?;
+    let lookout = lookout.start(&process.instruments, &process.failed, &process.stop_loops).map_err(no_thread)?;
+    process.watch(config, options, &lookout)?;
+    let traces = process.instruments.traces.clone();
     process.end(config)?;
     state.mark_clean().unwrap_or_else(|error| tracing::warn!(%error, "no clean mark; the next start checks more"));
+    // Last: a collector that is away must not cost the clean mark.
+    if let Some(traces) = traces {
+        traces.end();
+    }
     tracing::info!("ended");
     Ok(Outcome::Ended)
 }
@@ -169,18 +174,18 @@ impl Process {
     }
 
     /// Waits until the end is asked for, or must be; meanwhile says when readiness changes, and drops what has moved away.
-    fn watch(&mut self, config: &Config, options: &ProcessOptions) -> Result<(), Stop> {
+    fn watch(&mut self, config: &Config, options: &ProcessOptions, lookout: &JoinHandle<()>) -> Result<(), Stop> {
         let mut next_look = Instant::now() + DEPARTED_EVERY;
         let mut ready = None;
         while !options.shutdown.load(Ordering::Acquire) {
             if let Ok(stop) = self.failures.recv_timeout(TICK) {
                 return Err(stop);
             }
-            if self.loops.iter().any(JoinHandle::is_finished) {
-                return Err(self
-                    .failures
-                    .try_recv()
-                    .unwrap_or_else(|_| Stop("a loop ended by a panic; see the log".into())));
+            // None of them ends by itself but with a failure.
+            let loops_ended = self.loops.iter().any(JoinHandle::is_finished);
+            if loops_ended || self.restorer.is_finished() || lookout.is_finished() || self.instruments.writer_ended() {
+                let panicked = |_| Stop("a thread ended by a panic; see the log".into());
+                return Err(self.failures.try_recv().unwrap_or_else(panicked));
             }
             self.tell_readiness(&mut ready);
             if Instant::now() < next_look {
@@ -237,7 +242,6 @@ impl Process {
             handle.join().map_err(|_| Stop("a loop ended by a panic; see the log".into()))??;
         }
         wait(&self.restorer, deadline)?;
-        self.instruments.end_traces();
         let writer_thread = self.instruments.end_writer();
         wait(&writer_thread, deadline)?;
         self.store

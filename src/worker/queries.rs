@@ -6,10 +6,14 @@ use super::partition::Partition;
 use crate::domain::{CardId, Dt, RequestId, StoredAccount};
 use crate::kafka::{Input, Log, Record};
 use crate::wire::{Decoded, Decoder};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Questions that may wait for a loop; more are refused where they are asked.
 pub const MAX_QUESTIONS: usize = 32;
+
+/// How long a step may go on answering.
+const ANSWERING: Duration = Duration::from_millis(5);
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +49,12 @@ pub struct Question {
 }
 
 impl<L: Log> Loop<L> {
-    /// Answers the questions that wait.
+    /// Answers questions that wait, for a moment only: commands go first, however much is asked.
     pub(super) fn answer_questions(&mut self) {
-        while let Ok(question) = self.parts.questions.try_recv() {
+        let began = Instant::now();
+        while began.elapsed() < ANSWERING
+            && let Ok(question) = self.parts.questions.try_recv()
+        {
             let known = match question.asked {
                 Asked::Card(card_id) => self.known_card(&card_id),
                 Asked::Request(id) => self.known_request(&id),
@@ -57,7 +64,7 @@ impl<L: Log> Loop<L> {
         }
     }
 
-    /// Where upstreams spread a card over partitions, the one that was changed last.
+    /// Where upstreams spread a card over partitions, the one of this loop that was changed last.
     fn known_card(&self, card_id: &CardId) -> Known {
         let mut best: Option<(i64, i32, Vec<StoredAccount>)> = None;
         for (partition, running) in self.partitions.iter().filter_map(|(p, s)| Some((*p, s.running()?))) {
@@ -114,10 +121,10 @@ impl<L: Log> Loop<L> {
         self.parts.status.update_here(|partitions| {
             for (partition, running) in self.partitions.iter().filter_map(|(p, s)| Some((*p, s.running()?))) {
                 let Some(status) = partitions.get_mut(&partition) else { continue };
-                let read_to = log.read_to(partition).unwrap_or_default();
+                let Some(read_to) = log.read_to(partition) else { continue };
                 let next = [running.next.live, running.next.backfill];
                 for ((input, next), read_to) in status.inputs.iter_mut().zip(next).zip(read_to) {
-                    (input.next, input.read_to) = (next.unwrap_or(input.next), read_to);
+                    (input.next, input.read_to) = (next.unwrap_or(input.next), Some(read_to));
                     (input.waiting, input.oldest_ms) = (0, None);
                 }
                 status.waits_for_disk = running.projection.must_wait_for_disk();

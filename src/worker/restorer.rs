@@ -212,8 +212,7 @@ impl<R: Reader> Restorer<R> {
         self.parts.status.amend(follower.partition, |s| {
             (s.restore_remaining, s.restore_total) = (remaining, remaining);
             for (input, next) in s.inputs.iter_mut().zip([start.live, start.backfill]) {
-                let next = next.unwrap_or(input.next);
-                (input.next, input.read_to) = (next, next);
+                (input.next, input.read_to) = (next.unwrap_or(input.next), next);
             }
         });
     }
@@ -287,6 +286,7 @@ impl<R: Reader> Restorer<R> {
         self.look_for_warm_at = Instant::now() + WARM_EVERY;
         let now_ms = (self.parts.clock)();
         self.warm.values_mut().for_each(|f| f.expire(now_ms));
+        self.warm.keys().for_each(|p| self.parts.status.standby(*p));
         for partition in 0..self.parts.identity.partitions {
             let ours =
                 self.parts.leases.is_held(partition) || self.waiting.iter().any(|(job, _)| job.partition == partition);

@@ -45,8 +45,8 @@ impl PartitionState {
 pub struct InputStatus {
     /// The next offset to be committed.
     pub next: i64,
-    /// Up to where it was read, over whatever holds no record (transaction markers).
-    pub read_to: i64,
+    /// Up to where it was read, over whatever holds no record (transaction markers); `None` until that is known.
+    pub read_to: Option<i64>,
     /// Records that were read and are not committed.
     pub waiting: u64,
     /// The timestamp of the oldest of them, milliseconds since the epoch.
@@ -62,7 +62,7 @@ pub struct InputStatus {
 impl InputStatus {
     /// Records that wait to be committed; exactly 0 when none does.
     pub fn lag_records(&self) -> u64 {
-        let unread = self.end.map_or(0, |end| (end - self.read_to).max(0)) as u64;
+        let unread = self.end.zip(self.read_to).map_or(0, |(end, read_to)| (end - read_to).max(0)) as u64;
         unread + self.waiting
     }
 
@@ -156,6 +156,10 @@ impl Status {
     pub fn assigned(&self) {
         self.assigned_once.store(true, Ordering::Relaxed);
     }
+    /// Partitions were taken away because this process was out of the group: until it is in again, it is not ready.
+    pub fn lost(&self) {
+        self.assigned_once.store(false, Ordering::Relaxed);
+    }
     /// Whether the group has given this process any answer yet.
     pub fn is_assigned(&self) -> bool {
         self.assigned_once.load(Ordering::Relaxed)
@@ -213,17 +217,20 @@ mod tests {
     #[test]
     fn lag_is_0_exactly_when_nothing_waits_and_markers_do_not_count() {
         let mut input =
-            InputStatus { next: 7, read_to: 7, end: Some(9), seen_waiting_ms: Some(1000), ..Default::default() };
+            InputStatus { next: 7, read_to: Some(7), end: Some(9), seen_waiting_ms: Some(1000), ..Default::default() };
         assert_eq!((input.lag_records(), input.lag_seconds(Input::Live, 3000)), (2, 2.0));
         // What lay between was a marker: the reader has met the end.
-        input.read_to = 9;
+        input.read_to = Some(9);
         assert_eq!((input.lag_records(), input.lag_seconds(Input::Live, 3000)), (0, 0.0));
         // Read, not committed: it waits by its own timestamp, but for a backfill.
         (input.waiting, input.oldest_ms) = (1, Some(2500));
         assert_eq!((input.lag_records(), input.lag_seconds(Input::Live, 3000)), (1, 0.5));
         assert_eq!(input.lag_seconds(Input::Backfill, 3000), 2.0);
         // Records that came after the end was asked for.
-        (input.read_to, input.waiting) = (12, 0);
+        (input.read_to, input.waiting) = (Some(12), 0);
+        assert_eq!(input.lag_records(), 0);
+        // Before a restore has found out where it goes on, nothing is said.
+        input.read_to = None;
         assert_eq!(input.lag_records(), 0);
     }
 }
