@@ -254,3 +254,43 @@ pub fn watched<T>(slot: &Slot, what: &'static str, timeout: Duration, call: impl
     let _guard = slot.enter(what, timeout);
     call()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> ClientSettings {
+        let topic = |name: &str| name.to_owned();
+        ClientSettings {
+            bootstrap_servers: "localhost:9092".into(),
+            group_id: "g".into(),
+            client: BTreeMap::new(),
+            topics: TopicNames {
+                commands: topic("in"),
+                backfill: topic("back"),
+                completions: topic("out"),
+                cards: topic("cards"),
+                dead_letters: topic("dead"),
+            },
+            batch_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn what_the_guarantees_rest_on_is_set() {
+        let identity = Identity { group_instance_id: None, transactional_id: "t".into() };
+        let consumer = settings().consumer(&identity);
+        for (name, value) in [
+            ("enable.partition.eof", "false"),
+            ("isolation.level", "read_committed"),
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "error"),
+        ] {
+            assert_eq!(consumer.get(name), Some(value), "{name}");
+        }
+        for refused in ["enable.partition.eof", "isolation.level", "acks", "enable.auto.offset.store", "group.protocol"]
+        {
+            assert!(!ClientSettings::may_set(refused), "{refused}");
+        }
+    }
+}
