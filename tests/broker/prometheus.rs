@@ -108,9 +108,9 @@ pub fn all_that_rules_and_dashboard_ask_for_is_there(ctx: &Ctx) {
     let dashboard: Value = serde_json::from_str(&deployed("grafana/card-update-worker.json")).expect("JSON");
     for (file, file_name) in [(&rules, "the rules"), (&dashboard, "the dashboard")] {
         let asked = selectors(file);
-        assert!(asked.len() > 10, "{file_name} ask for more than {asked:?}");
+        assert!(asked.len() > 10, "more than this is asked for by {file_name}: {asked:?}");
         let missing = || asked.iter().filter(|s| prometheus.series(s) == 0).collect();
-        wait_none(&format!("what {file_name} ask for is there"), 60, missing);
+        wait_none(&format!("what is asked for by {file_name} is there"), 60, missing);
     }
     let recorded = prometheus.rules().into_iter().filter(|r| r["type"] == "recording");
     let recorded: Vec<String> = recorded.map(|r| r["name"].as_str().expect("a name").to_owned()).collect();
