@@ -241,6 +241,11 @@ impl Projection {
     pub fn round_pays(&self) -> bool {
         self.records_since_round > 0 && self.cards.dirty_bytes() <= 8 * self.cards.changed_bytes().max(4096)
     }
+    /// Whether a last round would write nothing that a later start would miss: a replay from the last one reads no record.
+    pub const fn is_checkpointed(&self) -> bool {
+        let nothing = self.cards.len() == 0 && self.requests.len() == 0;
+        self.round.is_none() && self.records_since_round == 0 && (self.on_disk.bits != NO_BLOCKS || nothing)
+    }
     /// Whether so much is in memory only that no more commands may be taken.
     pub fn must_wait_for_disk(&self) -> bool {
         self.requests.unwritten_bytes() > MAX_UNWRITTEN_BYTES

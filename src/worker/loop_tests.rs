@@ -6,7 +6,7 @@ use super::sim_cluster::{Asked, Failure, Topic};
 use super::sim_log::SimKafka;
 use super::sim_worker::{
     Answer, Worker, assert_answered_once, assert_is_fold, command, completions, dead_letters, fold, garbage, no_store,
-    now_ms, pass_ms, replayed, rules,
+    now_ms, pass_ms, replayed, rules, sled,
 };
 use super::stage::MAX_PARTITION_OUTPUT_BYTES;
 use crate::domain::OnDuplicate;
@@ -67,6 +67,26 @@ fn an_idle_loop_writes_nothing() {
     let asked = kafka.asked();
     assert_eq!(asked.len(), before + 1);
     assert_eq!(asked[before].offsets, [(0, InputOffsets { live: Some(0), backfill: Some(0) })]);
+}
+
+/// A transaction at the end may hang in the client: one that is not needed is not begun.
+#[test]
+fn a_loop_that_changed_nothing_since_its_last_round_ends_without_a_transaction() {
+    let kafka = SimKafka::default();
+    let dir = tempfile::tempdir().unwrap();
+    let start = || Worker::with(&kafka, sled(dir.path()), rules(), &[0]);
+    let ends_with = |mut worker: Worker, transactions: usize| {
+        worker.steps(20);
+        let before = kafka.asked().len();
+        worker.end();
+        assert_eq!(kafka.asked().len() - before, transactions);
+    };
+    ends_with(start(), 0);
+    let mut changed = start();
+    live(&kafka, 0, command(1, 1, &[(0, 1)]));
+    changed.drain();
+    ends_with(changed, 1);
+    ends_with(start(), 0);
 }
 
 #[test]

@@ -84,10 +84,14 @@ impl<L: Log> Loop<L> {
         }
     }
 
-    /// Runs one more round of each partition that is about to go, within a time limit; one under way is finished first.
+    /// Runs one more round of each partition that is about to go and has something to write, within a time limit; one under way
+    /// is finished first.
     pub(super) fn last_rounds(&mut self, partitions: &[i32], timeout: Duration) {
         let deadline = Instant::now() + timeout;
-        let mut finals: BTreeMap<i32, Final> = partitions.iter().map(|p| (*p, Final::Awaited)).collect();
+        let running = |p: &i32| self.partitions.get(p).and_then(Partition::running);
+        let changed = |p: &&i32| running(p).is_some_and(|r| !r.projection.is_checkpointed());
+        let mut finals: BTreeMap<i32, Final> =
+            partitions.iter().filter(changed).map(|p| (*p, Final::Awaited)).collect();
         while Instant::now() < deadline {
             self.take_ends();
             finals.retain(|partition, state| self.last_round_step(*partition, state));
