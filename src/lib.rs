@@ -18,8 +18,8 @@
 //! # Who may import whom
 //!
 //! [`domain`] imports nothing of the project; [`wire`] imports `domain`; [`projection`] and [`kafka`] import those two;
-//! [`worker`] imports all of them, and [`observe`], to which it reports; [`config`] makes what they are configured with; only
-//! [`cli`] starts a worker. Only `projection` knows sled, only `kafka` knows rdkafka, and `unsafe` stands only in
+//! [`worker`] imports all of them, and [`observe`], to which it reports; [`backfill`] imports `domain`, `wire` and `kafka`, and
+//! knows no worker; [`config`] makes what they are configured with; only [`cli`] starts a worker. Only `projection` knows sled, only `kafka` knows rdkafka, and `unsafe` stands only in
 //! `kafka::raw`. `tests/architecture.rs` reads the sources and fails when this breaks.
 //!
 //! # Invariants
@@ -50,6 +50,7 @@
 //! No write to sled that a decision waits for, no key per record, no hash function that places output (the input's partition
 //! number does), no second writer for backfills, no retry of a commit.
 
+pub mod backfill;
 pub mod cli;
 pub mod config;
 pub mod domain;

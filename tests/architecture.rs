@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module may import of the project. `observe` shows what `worker` counts and `worker` reports to `observe`, so these
 /// two know each other's data types.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("domain", &[]),
     ("wire", &["domain"]),
     ("projection", &["domain", "wire"]),
@@ -16,7 +16,8 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("worker", &["domain", "wire", "projection", "kafka", "observe", "config"]),
     ("config", &["domain", "wire", "kafka", "observe", "worker"]),
     ("inspect", &["domain", "wire", "projection"]),
-    ("cli", &["domain", "kafka", "config", "observe", "worker"]),
+    ("backfill", &["domain", "wire", "kafka"]),
+    ("cli", &["domain", "kafka", "projection", "backfill", "config", "observe", "worker"]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

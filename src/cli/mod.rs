@@ -3,14 +3,20 @@
 //! Owns arguments, what is printed, and exit codes. It must never hold a rule of its own.
 
 mod config;
+mod dead_letters;
 mod demo;
 mod doctor;
+mod progress;
+mod rehearse;
+mod replay;
 mod run;
 mod send;
 mod shell;
+mod state;
 mod table;
 mod topics;
 
+use crate::backfill::Failed;
 use crate::config::{ConfigError, Layered, load};
 use crate::kafka::Fault;
 use crate::worker::Stop;
@@ -56,6 +62,13 @@ impl From<Fault> for Failure {
     }
 }
 
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        let exit = if let Failed::Misuse(_) = failed { Exit::Usage } else { Exit::Failed };
+        Self { exit, line: failed.to_string() }
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self { exit: Exit::Failed, line: error.to_string() }
@@ -89,6 +102,15 @@ enum Command {
         after_help = "Example: card-update-worker send --card 019ab688-bef2-72c4-6a29-d0e08be76d95 --account ES7921000813610123456789:USD --wait"
     )]
     Send(send::SendArgs),
+    /// Send history through the backfill topic, or only say what would become of it
+    #[command(after_help = "Example: card-update-worker replay --from 2025-01-01T00:00:00Z --id january --dry-run")]
+    Replay(Box<replay::ReplayArgs>),
+    /// Look at dead letters, and send them again
+    #[command(after_help = "Example: card-update-worker dead-letters list --reason malformed_json")]
+    DeadLetters(dead_letters::DeadLettersArgs),
+    /// The local projection: look into it, hold it against Kafka, drop it
+    #[command(after_help = "Example: card-update-worker state card 019ab688-bef2-72c4-6a29-d0e08be76d95")]
+    State(state::StateArgs),
     /// The topics that the worker needs against those there are
     #[command(after_help = "Example: card-update-worker topics apply --partitions 12 --replication-factor 3")]
     Topics(topics::TopicsArgs),
@@ -143,6 +165,9 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Send(args) => send::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::DeadLetters(args) => dead_letters::run(&args),
+        Command::State(args) => state::run(&args),
         Command::Topics(args) => topics::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -6,6 +6,7 @@ use super::settings::{Quiet, REQUEST_TIMEOUT};
 use super::{ClientSettings, Fault};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -106,6 +107,34 @@ impl TopicsClient {
                 Ok(resource.entries.into_iter().filter_map(|e| Some((e.name, e.value?))).collect())
             })
             .collect()
+    }
+
+    /// Deletes the records of a topic's partitions before these offsets.
+    pub async fn trim(&self, topic: &str, before: &[(i32, i64)]) -> Result<(), Fault> {
+        if before.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in before {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                .map_err(|e| fault("an offset cannot be used", &e))?;
+        }
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let trimmed = self.admin.delete_records(&list, &options).await;
+        let trimmed = trimmed.map_err(|e| fault(&format!("{topic} cannot be trimmed"), &e))?;
+        let mut errors = trimmed.elements().into_iter().filter_map(|e| e.error().err());
+        errors.next().map_or(Ok(()), |e| Err(fault(&format!("{topic} cannot be trimmed"), &e)))
+    }
+
+    /// How long the brokers keep the offsets of a group that nobody is in, milliseconds; `None` when they do not say.
+    pub async fn offsets_retention_ms(&self) -> Option<i64> {
+        let metadata = self.admin.inner().fetch_metadata(None, REQUEST_TIMEOUT).ok()?;
+        let broker = metadata.brokers().first()?.id();
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let found = self.admin.describe_configs(&[ResourceSpecifier::Broker(broker)], &options).await.ok()?;
+        let entries = found.into_iter().next()?.ok()?.entries;
+        let value = entries.into_iter().find(|e| e.name == "offsets.retention.minutes")?.value?;
+        value.parse::<i64>().ok().map(|minutes| minutes * 60_000)
     }
 
     /// Makes topics.

@@ -166,6 +166,18 @@ impl StateDir {
         sync_dir(&self.path)
     }
 
+    /// Deletes the store; `false` when there was none. What is noted beside it stays: it is not state.
+    pub fn drop_store(&mut self) -> io::Result<bool> {
+        let database = self.path.join(DATABASE);
+        if let Some(why) = &self.unusable {
+            return Err(io::Error::other(why.clone()));
+        }
+        if !database.exists() {
+            return Ok(false);
+        }
+        self.discard(&database).map(|()| true)
+    }
+
     /// Why what is there cannot be trusted.
     fn doubt(&self) -> Option<&'static str> {
         let Some(noted) = self.noted() else { return Some("nothing says where it comes from") };

@@ -12,6 +12,8 @@ mod fast;
 mod headers;
 mod json;
 mod outbox;
+mod partitioner;
+mod replayed;
 mod tree;
 
 pub use card::{CardRecordError, decode_card, encode_card};
@@ -20,3 +22,5 @@ pub use completion::{CompletionError, FirstCompletion, completion, decode_first_
 pub use dead_letter::{DeadRecord, Omit, dead_letter};
 pub use headers::{REPLAY_SOURCE, SOURCE, Source, names, pass_through};
 pub use outbox::{OutRecord, OutTopic, Outbox};
+pub use partitioner::{murmur2, partition_of};
+pub use replayed::{REDRIVE_SOURCE, REPLAY_ID, REPLAY_ORIGIN, is_kept, original_headers};

@@ -3,10 +3,10 @@
 //! A wrong order does not compile: only a staged batch can be committed, only the proof of a commit makes a committed one,
 //! and only a committed one can be applied (INV-1).
 
-use super::partition::Running;
 use super::tally::Tally;
 use crate::domain::{CardId, Remembered, RequestId, StoredAccount};
 use crate::kafka::{Committed, InputOffsets};
+use crate::projection::Projection;
 use std::collections::BTreeMap;
 
 /// What a partition's part of a batch changes once it is committed.
@@ -38,6 +38,10 @@ impl StagedBatch {
     /// Whether the waiting record at `index` is in it.
     pub fn takes(&self, index: usize) -> bool {
         self.taken.get(index).is_some_and(|t| *t)
+    }
+    /// The cards that it changes, with their partitions.
+    pub(super) fn changed_cards(&self) -> impl Iterator<Item = (i32, &CardId)> {
+        self.changes.iter().flat_map(|change| change.cards.iter().map(|(card_id, _)| (change.partition, card_id)))
     }
     /// Commits a partition's offsets too, though no record of the batch moved them.
     pub(super) fn commit_offsets(&mut self, partition: i32, next: InputOffsets) {
@@ -76,10 +80,9 @@ impl CommittedBatch {
         self.staged.offsets()
     }
     /// Applies it to the projections.
-    pub(super) fn apply_to(&self, running: &mut BTreeMap<i32, &mut Running>) {
+    pub(super) fn apply_to(&self, projections: &mut BTreeMap<i32, &mut Projection>) {
         for change in &self.staged.changes {
-            let Some(running) = running.get_mut(&change.partition) else { continue };
-            let projection = &mut running.projection;
+            let Some(projection) = projections.get_mut(&change.partition) else { continue };
             for (card_id, accounts) in &change.cards {
                 projection.put_card(card_id, accounts);
             }

@@ -361,15 +361,12 @@ impl<L: Log> Loop<L> {
         let timer = self.parts.metrics.step_timer("apply");
         let now_ms = (self.parts.clock)();
         let mut moved = Vec::new();
-        {
-            let mut running: BTreeMap<i32, &mut Running> =
-                self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, s.running_mut()?))).collect();
-            committed.apply_to(&mut running);
-            for (partition, next) in committed.offsets() {
-                let Some(running) = running.get_mut(&partition) else { continue };
-                running.advance(next, now_ms);
-                moved.push((partition, running.projection.stats()));
-            }
+        let running = self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, &mut s.running_mut()?.projection)));
+        committed.apply_to(&mut running.collect());
+        for (partition, next) in committed.offsets() {
+            let Some(running) = self.partitions.get_mut(&partition).and_then(Partition::running_mut) else { continue };
+            running.advance(next, now_ms);
+            moved.push((partition, running.projection.stats()));
         }
         drop(timer);
         let took = self.batch.iter().enumerate().filter(|(index, _)| committed.took(*index)).map(|(_, record)| record);

@@ -18,28 +18,35 @@ mod main_loop;
 mod partition;
 mod process;
 mod queries;
+mod rehearsal;
 mod restore;
 mod restorer;
 mod rounds;
 mod rules;
+mod snapshot;
 mod stage;
 mod status;
 mod tally;
 mod topics;
+mod verify;
 
 pub use batch::{CommittedBatch, StagedBatch};
 pub use checks::{Finding, TopicPlan, check_topics, plan_topics, wanted_topics};
 pub use doctor::{Examined, Found, examine};
 pub use leases::{Held, Leases};
 pub use main_loop::{Flow, Loop, LoopParts};
-pub use process::{Outcome, ProcessOptions, run};
+pub use process::{Outcome, ProcessOptions, now_ms, run};
 pub use queries::{Asked, Known, MAX_QUESTIONS, Question};
+pub use rehearsal::{ChangedCard, Rehearsal};
 pub use restore::StartAt;
 pub use restorer::{Restored, Restorer, RestorerParts};
 pub use rules::{BackfillCompletions, OnTrimmed, Rules};
+pub use snapshot::{Snapshot, SnapshotParts};
 pub use stage::{MAX_PARTITION_OUTPUT_BYTES, Stager};
 pub use status::{InputStatus, PartitionState, PartitionStatus, Partitions, Status};
 pub use tally::{CommandResult, Tally};
+pub use topics::log_identity;
+pub use verify::{Verified, verify_partition};
 
 /// Why a loop or the process ends without being asked: one line that says what happened and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -62,6 +62,8 @@ pub struct Follower {
     warm: bool,
     /// Whether it was warm before it was ordered.
     took_over: bool,
+    /// Where an onlooker ends, if not at the logs' ends.
+    limit: Option<Positions>,
     logs: Vec<LogRead>,
     accounts: Vec<StoredAccount>,
     progress: Instant,
@@ -109,7 +111,36 @@ impl Follower {
         Self { held: None, warm: true, ..Self::make(job, None, InputOffsets::default()) }
     }
 
-    /// Begins to keep warm.
+    /// A follower for whoever only looks: nobody waits for it, it holds no tree, and it ends where the logs end, or at `limit`.
+    pub fn onlooker(partition: i32, limit: Option<Positions>) -> Self {
+        Self { warm: false, limit, ..Self::warm(partition) }
+    }
+
+    /// Begins with what a tree holds; gives why it was discarded, if it was.
+    pub fn begin_from<R: Reader>(
+        &mut self,
+        tree: Tree,
+        around: &mut Surroundings<'_, R>,
+    ) -> Result<Option<&'static str>, Failed> {
+        self.open(tree, around);
+        self.begin_fold(around)?;
+        Ok(self.discarded.take())
+    }
+
+    /// What an onlooker has read, and up to where.
+    pub fn into_projection(mut self) -> Option<(Projection, Positions)> {
+        let ends = self.ends();
+        let mut projection = self.projection.take()?;
+        projection.fold_ends(ends);
+        Some((projection, ends))
+    }
+
+    fn ends(&self) -> Positions {
+        let position = |log| self.logs.iter().find(|r| r.log == log).map_or(0, |r| r.next.max(r.end));
+        Positions { cards: position(Changelog::Cards), completions: position(Changelog::Completions) }
+    }
+
+    /// Begins in memory with nothing.
     pub fn begin_warm<R: Reader>(&mut self, tree: Tree, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
         let identity = around.identity.clone();
         self.projection = Some(Projection::empty(tree, identity, around.rules.window_ms));
@@ -188,6 +219,7 @@ impl Follower {
             mode: Mode::Fold,
             warm: false,
             took_over: false,
+            limit: None,
             logs: Vec::new(),
             accounts: Vec::new(),
             progress: Instant::now(),
@@ -250,8 +282,9 @@ impl Follower {
             let window = around.reader.offset_at(Changelog::Completions, self.partition, oldest_ms)?;
             completions_from = completions_from.max(window.unwrap_or(completions.1));
         }
-        self.read(Changelog::Cards, cards_from, cards.1, around.reader)?;
-        self.read(Changelog::Completions, completions_from, completions.1, around.reader)
+        let ends = self.limit.unwrap_or(Positions { cards: cards.1, completions: completions.1 });
+        self.read(Changelog::Cards, cards_from, ends.cards, around.reader)?;
+        self.read(Changelog::Completions, completions_from, ends.completions, around.reader)
     }
 
     /// A checkpoint beyond a log's end, or before the cards log's start, belongs to another log.
@@ -289,9 +322,13 @@ impl Follower {
         let Some(read) = self.logs.iter_mut().find(|r| r.log == log && !r.done && r.next <= record.offset) else {
             return Ok(());
         };
+        let beyond = self.limit.is_some() && record.offset >= read.end;
         read.next = next;
         read.done = !self.warm && next >= read.end;
         self.progress = Instant::now();
+        if beyond {
+            return Ok(());
+        }
         match &mut self.mode {
             Mode::Scan(answered) => answered.note(log, record),
             Mode::Fold => self.fold(log, record, next)?,
@@ -396,10 +433,9 @@ impl Follower {
 
     /// The result, once [`Follower::advance`] has said that all is read.
     pub fn finish(mut self) {
+        let ends = self.ends();
         let (Some(mut projection), Some(held)) = (self.projection.take(), self.held.take()) else { return };
-        let position = |log| self.logs.iter().find(|r| r.log == log).map_or(0, |r| r.next.max(r.end));
-        projection
-            .fold_ends(Positions { cards: position(Changelog::Cards), completions: position(Changelog::Completions) });
+        projection.fold_ends(ends);
         let state = RestoredState {
             round_due: !self.from_checkpoint,
             projection,

@@ -88,6 +88,14 @@ impl Tally {
     pub const fn bury(&mut self, reason: DeadReason) {
         self.dead[reason as usize] += 1;
     }
+    /// Counts another batch on top.
+    pub fn add(&mut self, other: &Self) {
+        let add = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
+        self.results.iter_mut().zip(&other.results).for_each(|(a, b)| add(a, b));
+        add(&mut self.rejections, &other.rejections);
+        add(&mut self.dead, &other.dead);
+        self.clamped += other.clamped;
+    }
     /// All commands counted.
     pub fn commands(&self) -> u64 {
         self.results.iter().flatten().sum()

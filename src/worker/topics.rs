@@ -68,6 +68,11 @@ fn real_topics(config: &Config, client: &TopicsClient) -> Result<Topics, Fault> 
     })
 }
 
+/// Whose logs the configured topics are, as the cluster describes them now.
+pub fn log_identity(config: &Config, client: &TopicsClient) -> Result<LogIdentity, Stop> {
+    real_topics(config, client).map(|topics| topics.identity).map_err(stop)
+}
+
 fn mock_topics(config: &Config) -> Result<Topics, Fault> {
     let cluster = "mock".to_owned();
     let identity = LogIdentity { cluster: cluster.clone(), ..LogIdentity::default() };

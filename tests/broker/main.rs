@@ -1,5 +1,5 @@
 //! Owns the list of broker tests: the promises of the worker, checked from outside on a real Kafka. The names read as requirements;
-//! `inv_N` marks the invariant of `src/lib.rs` that a test would see broken. Run with `cargo test --test broker [NAME…]`.
+//! `inv_N` marks the invariant of `src/lib.rs` that a test would see broken. Run with `cargo test --test broker [NAME]`.
 
 // This binary is all test code: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
@@ -15,9 +15,12 @@ mod load;
 mod members;
 mod offsets;
 mod prometheus;
+mod redrive;
 mod rejections;
+mod replay;
 mod start;
 mod state_dir;
+mod state_tools;
 mod support;
 mod watching;
 
@@ -46,6 +49,7 @@ const OWN_BROKER_TESTS: &[Test] = tests! {
     },
     watching::{ a_worker_whose_broker_is_away_is_alive_and_not_ready },
     prometheus::{ a_partition_whose_broker_stands_still_pages_until_it_goes_on },
+    replay::{ a_topic_of_another_cluster_is_compared_by_time_and_placed_by_key },
 };
 
 /// Long ones first, so that the last thread does not end alone.
@@ -56,6 +60,25 @@ const TESTS: &[Test] = tests! {
         inv_8_a_zombie_that_wakes_up_writes_nothing_more,
         inv_8_a_fenced_instance_writes_nothing_more,
         a_killed_worker_repeats_no_completion,
+    },
+    replay::{
+        a_fresh_group_fed_by_a_replay_that_is_killed_reaches_the_live_cards,
+        a_replay_that_is_killed_sends_each_record_once_with_time_headers_and_position,
+        a_file_fills_a_cluster_and_its_broken_lines_are_never_skipped,
+        the_tally_of_a_dry_run_is_that_of_the_replay,
+        a_whole_topic_replayed_onto_a_live_projection_changes_nothing,
+        a_replay_beyond_the_window_changes_nothing_that_is_newer,
+        a_range_is_what_was_asked_and_what_is_gone_is_said,
+        live_commands_are_answered_before_a_backlog_of_backfill,
+    },
+    redrive::{
+        a_mended_dead_letter_is_sent_again_once_and_never_overwrites_newer_accounts,
+        dead_letters_are_found_by_reason_time_and_place_and_shown_masked,
+    },
+    state_tools::{
+        a_card_and_a_request_are_shown_by_a_worker_that_runs_and_by_its_directory,
+        verify_finds_what_differs_from_the_topics,
+        drop_asks_first_and_the_next_start_restores,
     },
     members::{
         inv_6_processes_that_join_and_leave_under_load_decide_each_command_once,

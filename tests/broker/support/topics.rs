@@ -1,13 +1,14 @@
 //! Owns topics and groups as an administrator sees them: made with the settings of the contract, deleted, trimmed, looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{client, wait_until};
@@ -99,6 +100,7 @@ pub struct Admin {
     group: String,
     group_view: BaseConsumer,
     stable_view: BaseConsumer,
+    bootstrap: String,
 }
 
 impl Admin {
@@ -109,7 +111,7 @@ impl Admin {
         config.set("group.id", group).set("enable.auto.commit", "false");
         let stable_view = config.set("isolation.level", "read_committed").create().expect("a client");
         let group_view = config.set("isolation.level", "read_uncommitted").create().expect("a client");
-        Admin { admin, group: group.to_string(), group_view, stable_view }
+        Admin { admin, group: group.to_string(), group_view, stable_view, bootstrap: bootstrap.to_string() }
     }
 
     /// Makes topics and waits until every partition has a leader.
@@ -178,6 +180,32 @@ impl Admin {
                 Err(error) => panic!("{error:?}"),
             }
         });
+    }
+
+    /// Commits offsets for the group, which must have no members.
+    pub fn commit(&self, topic: &str, offsets: &[i64]) {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in (0..).zip(offsets) {
+            list.add_partition_offset(topic, partition, Offset::Offset(*offset)).expect("an offset");
+        }
+        wait_until("the offsets are committed", 30, || self.group_view.commit(&list, CommitMode::Sync).is_ok());
+    }
+
+    /// Where Java's partitioner, as librdkafka has it, puts these keys: sends them to a topic and sees.
+    pub fn places_of(&self, topic: &str, keys: &BTreeSet<Vec<u8>>) -> BTreeMap<Vec<u8>, i32> {
+        let producer: BaseProducer =
+            client::config(&self.bootstrap).set("partitioner", "murmur2_random").create().expect("a producer");
+        for key in keys {
+            producer
+                .send(BaseRecord::<[u8], [u8]>::to(topic).key(key).payload(b"placed"))
+                .map_err(|e| e.0)
+                .expect("sent");
+        }
+        producer.flush(WAIT).expect("delivered");
+        let partitions =
+            self.group_view.fetch_metadata(Some(topic), WAIT).expect("metadata").topics()[0].partitions().len();
+        let records = client::Reader::new(&self.bootstrap, topic, partitions as i32).read_to_end();
+        records.into_iter().map(|r| (r.key.expect("a key"), r.partition)).collect()
     }
 
     /// The group's committed offset per partition.

@@ -80,10 +80,30 @@ impl Spec {
         self
     }
 
-    /// Starts it; its output goes on in the same file after a restart.
-    pub fn start(&self) -> Worker {
+    /// Writes the configuration file.
+    fn write(&self) -> PathBuf {
         let config = self.dir.join(format!("{}.toml", self.name));
         fs::write(&config, self.toml()).expect("the configuration is written");
+        config
+    }
+
+    /// A command of the program with this configuration: `words` are the command, then its arguments.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(words).arg("--config").arg(self.write()).stdin(Stdio::null()).env("NO_COLOR", "1");
+        command
+    }
+
+    /// Runs such a command to its end.
+    pub fn tool(&self, words: &[&str]) -> Ran {
+        let output = self.command(words).output().expect("the program starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Starts it; its output goes on in the same file after a restart.
+    pub fn start(&self) -> Worker {
+        let config = self.write();
         let log = self.dir.join(format!("{}.log", self.name));
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
         let log_from = file.metadata().expect("a log file").len() as usize;
@@ -111,6 +131,38 @@ impl Spec {
             }
         }
         text
+    }
+}
+
+/// How a command of the program ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; `None` for a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ran {
+    /// Its output as JSON; it must have ended with this exit code.
+    pub fn json(&self, code: i32) -> serde_json::Value {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// It must refuse before it has begun: this exit code, one line, each of `words` in it.
+    pub fn refused(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.err.trim_end().lines().count(), 1, "one line: {self:?}");
+        self.failed(code, words);
+    }
+
+    /// It must fail with this exit code, each of `words` in its last line.
+    pub fn failed(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        let last = self.err.trim_end().lines().last().unwrap_or_default();
+        words.iter().for_each(|word| assert!(last.contains(word), "{word:?} in {self:?}"));
     }
 }
 

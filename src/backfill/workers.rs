@@ -1,0 +1,82 @@
+//! How far the workers are with the backfill topic, asked of their group's committed offsets.
+
+use super::Failed;
+use super::own::Own;
+use crate::kafka::{KafkaReader, Reader as _};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How often they are asked at most.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long they may make no progress while they are waited for.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The workers of the group.
+pub struct Workers {
+    reader: KafkaReader,
+    partitions: Vec<i32>,
+    committed: BTreeMap<i32, i64>,
+    asked: Option<Instant>,
+    processed: u64,
+    moved: Instant,
+}
+
+impl Workers {
+    /// Asks through this reader.
+    pub fn new(reader: KafkaReader, partitions: i32) -> Self {
+        Self {
+            reader,
+            partitions: (0..partitions).collect(),
+            committed: BTreeMap::new(),
+            asked: None,
+            processed: 0,
+            moved: Instant::now(),
+        }
+    }
+
+    /// The reader.
+    pub const fn reader(&mut self) -> &mut KafkaReader {
+        &mut self.reader
+    }
+
+    /// The next offset of each partition of the backfill topic, 0 where none is committed; asked anew.
+    pub fn committed(&mut self) -> Result<&BTreeMap<i32, i64>, Failed> {
+        let found = self.reader.committed(&self.partitions)?;
+        self.committed = found.into_iter().map(|(p, offsets)| (p, offsets.backfill.unwrap_or(0))).collect();
+        Ok(&self.committed)
+    }
+
+    /// How many of these commands are processed, as of a moment ago.
+    pub fn processed(&mut self, own: &Own) -> Result<u64, Failed> {
+        if self.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY) {
+            self.asked = Some(Instant::now());
+            match self.committed() {
+                Ok(_) => {}
+                // Brokers may be away for a moment; patience is limited.
+                Err(Failed::Later(cause)) => tracing::debug!(cause, "the workers' offsets cannot be read"),
+                Err(other) => return Err(other),
+            }
+            let processed = own.before(&self.committed);
+            if processed != self.processed {
+                (self.processed, self.moved) = (processed, Instant::now());
+            }
+        }
+        Ok(self.processed)
+    }
+
+    /// An error when they have stood still for too long while they were waited for.
+    pub fn check_patience(&self) -> Result<(), Failed> {
+        if self.moved.elapsed() <= PATIENCE {
+            return Ok(());
+        }
+        Err(Failed::Stop(format!(
+            "the workers have processed no backfilled command for {} s: do they run, and do live commands leave them time?",
+            PATIENCE.as_secs()
+        )))
+    }
+
+    /// They were not waited for until now.
+    pub fn reset_patience(&mut self) {
+        self.moved = Instant::now();
+    }
+}

@@ -1,0 +1,139 @@
+//! The dry run of a replay: the source read to its end, each command decided against a snapshot of the cards.
+
+use super::Failure;
+use super::progress::Progress;
+use crate::backfill::{Broken, Prepared, ReplayTally};
+use crate::config::Config;
+use crate::domain::{DeadReason, ErrorCode, StoredAccount};
+use crate::kafka::{Body, Input, KafkaReader, Outgoing, Record, Watchdog};
+use crate::projection::LogIdentity;
+use crate::worker::{ChangedCard, CommandResult, Rehearsal, SnapshotParts, Tally, now_ms};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Commands decided at once.
+const CHUNK: usize = 5000;
+
+/// What a dry run found.
+pub struct Rehearsed {
+    /// What would become of the commands.
+    pub tally: ReplayTally,
+    /// How many were decided.
+    pub commands: u64,
+    /// Records that were not meant.
+    pub passed_over: u64,
+    /// The line that ended it.
+    pub broken: Option<Broken>,
+}
+
+pub fn rehearse(config: &Config, prepared: Prepared, changes: Option<&Path>) -> Result<Rehearsed, Failure> {
+    let mut rehearsal = snapshot(config, prepared.partitions, changes.is_some())?;
+    let mut source = prepared.source;
+    let lanes = source.lanes();
+    source.start(&lanes)?;
+    let mut bar = Progress::new("commands decided");
+    let (mut commands, mut passed_over, mut broken) = (0, 0, None);
+    let mut next: BTreeMap<i32, i64> = BTreeMap::new();
+    loop {
+        let chunk = source.next(CHUNK)?;
+        commands += chunk.commands.len() as u64;
+        passed_over += chunk.passed_over;
+        let records = chunk.commands.into_iter().map(|out| as_read(out, &mut next)).collect();
+        rehearsal.decide(records, now_ms())?;
+        bar.at("deciding", commands, None);
+        broken = broken.or(chunk.stopped_at);
+        if broken.is_some() || chunk.ended {
+            break;
+        }
+    }
+    drop(bar);
+    if let Some(path) = changes {
+        write_changes(path, &rehearsal).map_err(|e| Failure::usage(format!("--changes {}: {e}", path.display())))?;
+    }
+    Ok(Rehearsed { tally: figures(rehearsal.tally()), commands, passed_over, broken })
+}
+
+/// The cards and remembered requests as the topics have them now.
+fn snapshot(config: &Config, partitions: i32, remember_changes: bool) -> Result<Rehearsal, Failure> {
+    let mut reader = KafkaReader::new(&config.kafka, Watchdog::default().slot("dry-run"))?;
+    let identity = LogIdentity::default();
+    let mut bar = Progress::new("partitions");
+    let mut states = BTreeMap::new();
+    for partition in 0..partitions {
+        let mut parts =
+            SnapshotParts { reader: &mut reader, rules: &config.rules, identity: &identity, now_ms: now_ms() };
+        states.insert(partition, parts.of_logs(partition, None)?.projection);
+        bar.at("reading the cards", partition as u64 + 1, Some(partitions as u64));
+    }
+    Ok(Rehearsal::new(Arc::new(config.rules.clone()), states, remember_changes))
+}
+
+fn as_read(out: Outgoing, next: &mut BTreeMap<i32, i64>) -> Record {
+    let offset = next.entry(out.partition).or_default();
+    *offset += 1;
+    Record { partition: out.partition, offset: *offset - 1, body: Body::Memory(Box::new(out.record)) }
+}
+
+/// The loop's figures under the names of a replay's.
+fn figures(tally: &Tally) -> ReplayTally {
+    let of = |result: CommandResult| tally.results[Input::Backfill as usize][result as usize];
+    let named = |code: &&ErrorCode| CommandResult::of(**code) == CommandResult::Rejected;
+    let counted = |counts: &[u64], at: usize| Some(counts[at]).filter(|count| *count > 0);
+    ReplayTally {
+        applied: of(CommandResult::Applied),
+        replayed: of(CommandResult::Replayed),
+        duplicate: of(CommandResult::Duplicate),
+        conflict: of(CommandResult::Conflict),
+        stale: of(CommandResult::Stale),
+        suppressed: of(CommandResult::Suppressed),
+        rejected: ErrorCode::ALL
+            .iter()
+            .filter(named)
+            .filter_map(|code| Some((code.name().to_owned(), counted(&tally.rejections, *code as usize)?)))
+            .collect(),
+        dead: DeadReason::ALL
+            .iter()
+            .filter_map(|reason| Some((reason.name().to_owned(), counted(&tally.dead, *reason as usize)?)))
+            .collect(),
+    }
+}
+
+fn write_changes(path: &Path, rehearsal: &Rehearsal) -> std::io::Result<()> {
+    let out: Box<dyn Write> =
+        if path == Path::new("-") { Box::new(std::io::stdout()) } else { Box::new(File::create(path)?) };
+    let mut out = BufWriter::new(out);
+    for changed in rehearsal.changed() {
+        writeln!(out, "{}", difference(&changed))?;
+    }
+    out.flush()
+}
+
+/// What a card would lose and gain; numbers masked.
+fn difference(changed: &ChangedCard) -> Value {
+    let only_in = |these: &[StoredAccount], those: &[StoredAccount]| -> Vec<Value> {
+        these.iter().filter(|account| !those.contains(account)).map(masked).collect()
+    };
+    json!({
+        "card_id": changed.card_id.to_string(),
+        "partition": changed.partition,
+        "removed": only_in(&changed.before, &changed.after),
+        "added": only_in(&changed.after, &changed.before),
+    })
+}
+
+/// An account as it may be shown.
+pub fn masked(stored: &StoredAccount) -> Value {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    json!({
+        "iban": stored.account.masked_number(),
+        "currency": text(&stored.account.currency.code()),
+        "type": text(stored.account.kind.as_bytes()),
+        "request_id": stored.request_id.to_string(),
+        "updated_at": stored.updated_at_ms,
+        "source_offset": stored.source_offset,
+    })
+}
