@@ -5,14 +5,13 @@ use super::Failed;
 use super::letters::Letter;
 use super::notes::{Baseline, Progress};
 use super::own::Own;
-use super::reading::read_to_end;
+use super::reading::{Spans, read_spans};
 use super::tally::ReplayTally;
 use super::workers::Workers;
-use crate::kafka::{ClientSettings, History, Record, TopicsClient};
+use crate::kafka::{Changelog, ClientSettings, History, Reader as _, Record, TopicsClient};
 use crate::wire::{SOURCE, Source, names};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -20,11 +19,11 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits until all are processed, then counts their answers; `None` when it is told to stop first. `see` is told how many are
-/// processed.
+/// processed. `silent` says that the workers leave some without an answer, by their configuration.
 pub fn wait_for_answers(
     settings: &ClientSettings,
     workers: &mut Workers,
-    (progress, own): (&Progress, &Own),
+    (progress, own, silent): (&Progress, &Own, bool),
     stop: &AtomicBool,
     see: &mut dyn FnMut(u64),
 ) -> Result<Option<ReplayTally>, Failed> {
@@ -41,16 +40,39 @@ pub fn wait_for_answers(
         workers.check_patience()?;
         std::thread::park_timeout(PAUSE);
     }
-    count(settings, progress, own).map(Some)
+    let mut tally = count(settings, workers, progress, own)?;
+    let missing = own.count().saturating_sub(tally.answered());
+    (tally.suppressed, tally.untold) = if silent { (missing, 0) } else { (0, missing) };
+    Ok(Some(tally))
 }
 
-fn count(settings: &ClientSettings, progress: &Progress, own: &Own) -> Result<ReplayTally, Failed> {
+/// From the baselines to the true ends (read_uncommitted): the last stable offset can lag behind an answer whose input offset
+/// is committed.
+fn spans(
+    workers: &mut Workers,
+    log: Changelog,
+    progress: &Progress,
+    from: fn(&Baseline) -> i64,
+) -> Result<Spans, Failed> {
+    let mut spans = Spans::new();
+    for (partition, baseline) in (0..).zip(&progress.baselines) {
+        let (start, end) = workers.reader().bounds(log, partition)?;
+        spans.insert(partition, (from(baseline).max(start), end));
+    }
+    Ok(spans)
+}
+
+fn count(
+    settings: &ClientSettings,
+    workers: &mut Workers,
+    progress: &Progress,
+    own: &Own,
+) -> Result<ReplayTally, Failed> {
     let topics = &settings.topics;
-    let from =
-        |of: fn(&Baseline) -> i64| -> BTreeMap<i32, i64> { (0..).zip(progress.baselines.iter().map(of)).collect() };
     let mut tally = ReplayTally::default();
     let mut unreadable = None;
-    read_to_end(&mut open(settings, &topics.completions)?, &from(|b| b.completions), |record| {
+    let answers = spans(workers, Changelog::Completions, progress, |b| b.completions)?;
+    read_spans(&mut open(settings, &topics.completions)?, &answers, |record| {
         if is_own(&record, &topics.backfill, own) && !count_completion(&record, &mut tally) {
             unreadable = unreadable.or(Some((record.partition, record.offset)));
         }
@@ -62,7 +84,8 @@ fn count(settings: &ClientSettings, progress: &Progress, own: &Own) -> Result<Re
             topics.completions
         )));
     }
-    read_to_end(&mut open(settings, &topics.dead_letters)?, &from(|b| b.dead_letters), |record| {
+    let dead = spans(workers, Changelog::DeadLetters, progress, |b| b.dead_letters)?;
+    read_spans(&mut open(settings, &topics.dead_letters)?, &dead, |record| {
         if let Some(letter) = Letter::read(&record)
             && letter.topic == topics.backfill
             && own.has(letter.source_partition, letter.source_offset)
@@ -71,7 +94,6 @@ fn count(settings: &ClientSettings, progress: &Progress, own: &Own) -> Result<Re
         }
         true
     })?;
-    tally.suppressed = own.count().saturating_sub(tally.answered());
     Ok(tally)
 }
 

@@ -1,7 +1,7 @@
 //! Dead letters as an operator looks at them: read, filtered, shown.
 
 use super::Failed;
-use super::reading::read_to_end;
+use super::reading::{read_spans, stable_spans};
 use crate::kafka::{History, MemoryRecord, Record};
 use crate::wire::original_headers;
 use serde::Serialize;
@@ -157,7 +157,8 @@ pub fn read_letters(
     for (partition, from) in filter.starts(history)? {
         let last = filter.places.iter().filter(|(p, _)| *p == partition).map(|(_, offset)| *offset).max();
         let mut ended: Option<Result<bool, Failed>> = None;
-        read_to_end(history, &BTreeMap::from([(partition, from)]), |record| {
+        let spans = stable_spans(history, &BTreeMap::from([(partition, from)]))?;
+        read_spans(history, &spans, |record| {
             match Letter::read(&record) {
                 None => foreign += 1,
                 Some(letter) if filter.takes(&letter) => match each(letter) {

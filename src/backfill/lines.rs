@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Longest line. Kafka takes records of 1 MiB unless told otherwise.
 const MAX_LINE_BYTES: u64 = 64 << 20;
@@ -33,6 +34,8 @@ pub struct Lines {
     input: Box<dyn BufRead>,
     /// Lines read so far.
     pub read: i64,
+    /// Boxed for its size.
+    digest: Box<Xxh3>,
 }
 
 impl Lines {
@@ -47,7 +50,12 @@ impl Lines {
         } else {
             Box::new(input)
         };
-        Ok(Self { input, read: 0 })
+        Ok(Self { input, read: 0, digest: Box::default() })
+    }
+
+    /// A hash over all lines read so far.
+    pub fn digest(&self) -> u64 {
+        self.digest.digest()
     }
 
     /// The next line without its end; `None` after the last.
@@ -64,6 +72,8 @@ impl Lines {
         while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
             line.pop();
         }
+        self.digest.update(&line);
+        self.digest.update(b"\n");
         Ok(Some(line))
     }
 }
@@ -127,7 +137,7 @@ pub fn command_of(line: &[u8], number: i64, default_ms: Option<i64>, stamp: &Sta
         Some(_) => enveloped(line)?,
         None => bare(line, probe.card_id.as_deref())?,
     };
-    let key = record.key.clone().or_else(|| card_of(record.value.as_deref()));
+    let key = record.key.clone().or_else(|| card_of(record.value.as_deref()).map(|id| id.to_string().into_bytes()));
     let partition = match (partition, &key) {
         (Some(partition), _) => partition,
         (None, Some(key)) => stamp.partition_of_key(key),
@@ -155,10 +165,12 @@ fn enveloped(line: &[u8]) -> Result<(MemoryRecord, Option<i32>), String> {
     };
     let timestamp_ms = match envelope.timestamp {
         None => None,
-        Some(Time::Ms(ms)) if ms > 0 => Some(ms),
-        Some(Time::Ms(_)) => return Err("its timestamp must be later than 1970".into()),
+        Some(Time::Ms(ms)) => Some(ms),
         Some(Time::Text(text)) => Some(time_ms(&text).ok_or("its timestamp is neither milliseconds nor RFC 3339")?),
     };
+    if timestamp_ms.is_some_and(|ms| ms <= 0) {
+        return Err("its timestamp must be later than 1970".into());
+    }
     let (key, value) = (envelope.key.map(String::into_bytes), Some(value.into_bytes()));
     Ok((MemoryRecord { key, value, headers: envelope.headers.0, timestamp_ms }, envelope.partition))
 }
@@ -169,9 +181,10 @@ fn bare(line: &[u8], card_id: Option<&str>) -> Result<(MemoryRecord, Option<i32>
     Ok((MemoryRecord { key, value: Some(line.to_vec()), ..MemoryRecord::default() }, None))
 }
 
-fn card_of(value: Option<&[u8]>) -> Option<Vec<u8>> {
+/// The card that a value names, if it is readable.
+pub fn card_of(value: Option<&[u8]>) -> Option<CardId> {
     let probe: Probe<'_> = serde_json::from_slice(value?).ok()?;
-    CardId::parse(&probe.card_id?).map(|id| id.to_string().into_bytes())
+    CardId::parse(&probe.card_id?)
 }
 
 /// Reads an RFC 3339 time; milliseconds since the epoch.
@@ -246,6 +259,7 @@ mod tests {
             r#"{"value":{},"timestamp":"ES7921000813610123456789","partition":0}"#,
             r#"{"value":{},"timestamp":true,"partition":0}"#,
             r#"{"value":{},"timestamp":0,"partition":0}"#,
+            r#"{"value":{},"timestamp":"1970-01-01T00:00:00Z","partition":0}"#,
             r#"{"value":{},"timestamp":1}"#,
             r#"{"value":{},"timestamp":1,"partition":4}"#,
             r#"{"value":{},"timestamp":1,"partition":0,"ES7921000813610123456789":1}"#,

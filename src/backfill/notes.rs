@@ -43,6 +43,8 @@ pub struct Progress {
     pub baselines: Vec<Baseline>,
     /// Commands sent, by partition of the backfill topic.
     pub sent: Vec<u64>,
+    /// A hash over the lines of a file that are done.
+    pub digest: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +53,7 @@ struct Note {
     base: Baseline,
     sent: u64,
     lanes: Vec<(i32, Lane)>,
+    digest: Option<u64>,
 }
 
 impl Progress {
@@ -65,8 +68,8 @@ impl Progress {
         let note = |(partition, base): (i32, &Baseline)| {
             let lanes = self.lanes.iter().filter(|(lane, _)| **lane % count == partition);
             let sent = self.sent.get(partition as usize).copied().unwrap_or(0);
-            let note =
-                Note { plan: self.plan.clone(), base: *base, sent, lanes: lanes.map(|(p, l)| (*p, *l)).collect() };
+            let lanes = lanes.map(|(p, l)| (*p, *l)).collect();
+            let note = Note { plan: self.plan.clone(), base: *base, sent, lanes, digest: self.digest };
             // Strings and numbers always have a text.
             serde_json::to_string(&note).unwrap_or_default()
         };
@@ -86,6 +89,7 @@ impl Progress {
             progress.plan = note.plan;
             progress.baselines.push(note.base);
             progress.sent.push(note.sent);
+            progress.digest = note.digest;
             progress.lanes.extend(note.lanes);
         }
         Ok(Some(progress))
@@ -102,6 +106,7 @@ mod tests {
             lanes: (0..lanes).map(|p| (p, Lane { from: 1, next: i64::MAX - 1, to: Some(i64::MAX) })).collect(),
             baselines: vec![Baseline { backfill: 1, completions: 2, dead_letters: i64::MAX }; partitions],
             sent: vec![7; partitions],
+            digest: Some(u64::MAX),
         }
     }
 

@@ -4,12 +4,18 @@
 //! A source position is stamped only where it can be compared with those on the cards: the source is this worker's own
 //! commands topic and the partition stays. Positions of another log would make a command look newer or older than it is.
 
+use super::lines::card_of;
 use crate::kafka::{MemoryRecord, Outgoing, Record};
 use crate::wire::{REPLAY_ID, REPLAY_ORIGIN, REPLAY_SOURCE, Source, is_kept, partition_of};
 
 /// The time of a record that has none and no comparable position: older than any card's accounts. Kafka's client takes 0 for
 /// "now".
 const OLDEST_MS: i64 = 1;
+
+/// A time as it can be sent: Kafka's client takes 0 for "now", and brokers read one before 1970 as none, which is newer than all.
+pub fn sendable_ms(timestamp_ms: i64) -> i64 {
+    timestamp_ms.max(OLDEST_MS)
+}
 
 /// How a record finds its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +54,17 @@ impl Stamp {
         partition_of(key, self.partitions)
     }
 
+    /// Where a record without a key belongs: with its card, and without one anywhere.
+    fn partition_of_card(&self, record: &Record) -> i32 {
+        let card = card_of(record.value());
+        card.map_or(record.partition % self.partitions, |card| self.partition_of_key(card.to_string().as_bytes()))
+    }
+
     /// A record of the source topic as it is sent.
     pub fn from_topic(&self, record: &Record) -> Outgoing {
         let partition = match (self.placing, record.key()) {
             (Placing::ByKey, Some(key)) => self.partition_of_key(key),
-            // Without a key it can only become a dead letter, anywhere.
-            (Placing::ByKey, None) => record.partition % self.partitions,
+            (Placing::ByKey, None) => self.partition_of_card(record),
             (Placing::Own | Placing::Same, _) => record.partition,
         };
         let mut source = Vec::new();
@@ -70,7 +81,7 @@ impl Stamp {
             key: record.key().map(<[u8]>::to_vec),
             value: record.value().map(<[u8]>::to_vec),
             headers,
-            timestamp_ms: record.timestamp_ms().or(oldest),
+            timestamp_ms: record.timestamp_ms().map(sendable_ms).or(oldest),
         };
         Outgoing { partition, record }
     }
@@ -112,7 +123,8 @@ mod tests {
     fn a_record_of_the_own_topic_keeps_partition_time_and_position() {
         let wanted = pairs(&[("traceparent", "t"), ("replay-id", "r1"), ("replay-source", "t/2/41")]);
         assert_eq!(sent(Placing::Own, 8, Some(77)), (2, Some(77), wanted.clone()));
-        assert_eq!(sent(Placing::Own, 8, None), (2, None, wanted), "its position tells, it needs no time");
+        assert_eq!(sent(Placing::Own, 8, None), (2, None, wanted.clone()), "its position tells, it needs no time");
+        assert_eq!(sent(Placing::Own, 8, Some(0)), (2, Some(1), wanted), "0 would be sent as now");
     }
 
     #[test]

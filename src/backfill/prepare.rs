@@ -6,10 +6,10 @@ use super::notes::{Baseline, Progress};
 use super::outgoing::{Placing, Stamp};
 use super::own::Own;
 use super::range::{Bounds, Range, Span};
-use super::reading::read_to_end;
+use super::reading::{Spans, read_spans, stable_spans};
 use super::source::{Cards, LineSource, Source, TopicSource};
 use super::workers::Workers;
-use crate::kafka::{Changelog, ClientSettings, History, Input, Reader as _, Sender, TopicsClient};
+use crate::kafka::{Changelog, ClientSettings, History, Input, Reader as _, TopicsClient, read_notes};
 use crate::wire::{REPLAY_ID, partition_of};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -65,13 +65,17 @@ pub struct Prepared {
     pub plan: String,
 }
 
+/// How many partitions the backfill topic has.
+pub fn backfill_partitions(target: &ClientSettings) -> Result<i32, Failed> {
+    let topic = &target.topics.backfill;
+    let described = TopicsClient::new(target)?.describe(&[topic.as_str()])?.into_iter().flatten().next();
+    let missing = || Failed::Misuse(format!("there is no topic {topic}; make it with `topics apply`"));
+    Ok(described.ok_or_else(missing)?.partitions)
+}
+
 /// Compares what was asked with what is there.
-pub fn prepare(target: &ClientSettings, asked: Asked) -> Result<Prepared, Failed> {
-    let client = TopicsClient::new(target)?;
-    let backfill = &target.topics.backfill;
-    let described = client.describe(&[backfill.as_str()])?.into_iter().flatten().next();
-    let missing = || Failed::Misuse(format!("there is no topic {backfill}; make it with `topics apply`"));
-    let partitions = described.ok_or_else(missing)?.partitions;
+pub fn prepare(target: &ClientSettings, workers: &mut Workers, asked: Asked) -> Result<Prepared, Failed> {
+    let partitions = workers.partitions();
     let Asked { id, origin, cards } = asked;
     let mut named: Vec<String> = cards.iter().flatten().map(ToString::to_string).collect();
     named.sort_unstable();
@@ -87,8 +91,14 @@ pub fn prepare(target: &ClientSettings, asked: Asked) -> Result<Prepared, Failed
                 Failed::Misuse(format!("there is no topic {topic} at {}", settings.bootstrap_servers))
             })?;
             range.check(history.partitions())?;
-            let spans = spans(&history, &range)?;
+            let mut spans = spans(&history, &range)?;
             let placing = placing(target, &settings, &history, partitions)?;
+            if placing == Placing::Own {
+                end_where_live_is(&mut spans, workers)?;
+            }
+            if spans.is_empty() {
+                return Err(Failed::Misuse("the range is empty: no partition is meant".into()));
+            }
             let plan = hash(&format!("topic {} {topic} {range:?} {named:?}", settings.bootstrap_servers));
             let stamp = Stamp::of_topic(&id, &topic, placing, partitions);
             let source = Source::Topic(TopicSource::new(history, range, &spans, cards, stamp));
@@ -112,6 +122,17 @@ fn spans(history: &History, range: &Range) -> Result<Vec<Span>, Failed> {
         spans.push(range.span(partition, Bounds { start, end, at_time })?);
     }
     Ok(spans)
+}
+
+/// A replay must not overtake live commands: what a partition has not processed yet, and is replayed, would be answered first, and
+/// the live commands before it would then overwrite it.
+fn end_where_live_is(spans: &mut [Span], workers: &mut Workers) -> Result<(), Failed> {
+    let live = workers.live()?;
+    for span in spans {
+        let processed = live.get(&span.partition).copied().flatten().unwrap_or(span.from);
+        span.to = span.to.min(processed).max(span.from);
+    }
+    Ok(())
 }
 
 /// Positions are comparable only within one log: the same cluster, the same topic by its id, the same partition.
@@ -140,9 +161,9 @@ fn placing(
 pub fn disagreeing_key(target: &ClientSettings) -> Result<Option<(i32, i32)>, Failed> {
     let Some(mut cards) = History::open(target, &target.topics.cards)? else { return Ok(None) };
     let partitions = cards.partitions();
-    let from = (0..partitions).map(|p| (p, 0)).collect();
+    let spans = stable_spans(&cards, &(0..partitions).map(|p| (p, 0)).collect())?;
     let (mut seen, mut found) = (BTreeMap::new(), None);
-    read_to_end(&mut cards, &from, |record| {
+    read_spans(&mut cards, &spans, |record| {
         let wanted = record.key().map_or(record.partition, |key| partition_of(key, partitions));
         if wanted != record.partition {
             found = Some((record.partition, wanted));
@@ -169,9 +190,10 @@ pub fn begin(prepared: &Prepared, workers: &mut Workers) -> Result<Progress, Fai
     Ok(progress)
 }
 
-/// What the notes say of an earlier run of this id, if there was one.
-pub fn resume(sender: &Sender, group: &str, topic: &str, prepared: &Prepared) -> Result<Option<Progress>, Failed> {
-    let notes = sender.notes(group, topic, prepared.partitions)?;
+/// What the notes say of an earlier run of this id, if there was one. To be asked once the earlier run is fenced: then no
+/// transaction of it is open.
+pub fn resume(target: &ClientSettings, group: &str, prepared: &Prepared) -> Result<Option<Progress>, Failed> {
+    let notes = read_notes(target, group, &target.topics.backfill, prepared.partitions)?;
     let read =
         Progress::read(&notes).map_err(|why| Failed::Stop(format!("the notes under the group {group}: {why}")))?;
     match read {
@@ -184,16 +206,22 @@ pub fn resume(sender: &Sender, group: &str, topic: &str, prepared: &Prepared) ->
 
 /// Finds the places of the commands that earlier runs of an id have sent. Gives how many offsets were trimmed meanwhile, whose
 /// answers cannot be told any more.
-pub fn find_own(target: &ClientSettings, id: &str, progress: &Progress, own: &mut Own) -> Result<u64, Failed> {
+pub fn find_own(
+    target: &ClientSettings,
+    workers: &mut Workers,
+    (id, progress): (&str, &Progress),
+    own: &mut Own,
+) -> Result<u64, Failed> {
     let topic = &target.topics.backfill;
     let mut backfill =
         History::open(target, topic)?.ok_or_else(|| Failed::Misuse(format!("there is no topic {topic}")))?;
-    let from: BTreeMap<i32, i64> = (0..).zip(progress.baselines.iter().map(|b| b.backfill)).collect();
-    let mut trimmed = 0;
-    for (partition, from) in &from {
-        trimmed += (backfill.bounds(*partition)?.0 - from).max(0) as u64;
+    let (mut spans, mut trimmed) = (Spans::new(), 0);
+    for (partition, baseline) in (0..).zip(&progress.baselines) {
+        let (start, end) = workers.reader().input_bounds(Input::Backfill, partition)?;
+        trimmed += (start - baseline.backfill).max(0) as u64;
+        spans.insert(partition, (baseline.backfill.max(start), end));
     }
-    read_to_end(&mut backfill, &from, |record| {
+    read_spans(&mut backfill, &spans, |record| {
         let is_own = |(name, value): (&str, Option<&[u8]>)| name == REPLAY_ID && value == Some(id.as_bytes());
         if record.headers().any(is_own) {
             own.add(record.partition, record.offset);

@@ -12,28 +12,33 @@ const WAIT: Duration = Duration::from_millis(100);
 /// How long the reading may bring nothing, not even an end.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Reads partitions from these offsets (or their logs' starts, where those are later) to the ends as of now, committed
-/// records only. `each` says whether it wants more of the record's partition.
-pub fn read_to_end(
-    history: &mut History,
-    from: &BTreeMap<i32, i64>,
-    mut each: impl FnMut(Record) -> bool,
-) -> Result<(), Failed> {
-    let mut open: BTreeMap<i32, i64> = BTreeMap::new();
+/// Partitions, with the offsets to read from and up to.
+pub type Spans = BTreeMap<i32, (i64, i64)>;
+
+/// Where partitions can be read from, and to: from these offsets (or their logs' starts, where those are later) to what is
+/// committed now.
+pub fn stable_spans(history: &History, from: &BTreeMap<i32, i64>) -> Result<Spans, Failed> {
+    let mut spans = Spans::new();
     for (partition, from) in from {
         let (start, end) = history.bounds(*partition)?;
-        if *from.max(&start) < end {
-            history.start(*partition, *from.max(&start))?;
-            open.insert(*partition, end);
-        }
+        spans.insert(*partition, (*from.max(&start), end));
+    }
+    Ok(spans)
+}
+
+/// Reads partitions, committed records only; an end that lies behind an open transaction is waited for. `each` says whether it
+/// wants more of the record's partition.
+pub fn read_spans(history: &mut History, spans: &Spans, mut each: impl FnMut(Record) -> bool) -> Result<(), Failed> {
+    let mut open: BTreeMap<i32, i64> = BTreeMap::new();
+    for (partition, (from, end)) in spans.iter().filter(|(_, (from, end))| from < end) {
+        history.start(*partition, *from)?;
+        open.insert(*partition, *end);
     }
     let mut heard = Instant::now();
     while !open.is_empty() && heard.elapsed() < STALL {
         let mut steps = Vec::new();
         let read = history.read(WAIT, BATCH, |step| steps.push(step));
-        if !steps.is_empty() {
-            heard = Instant::now();
-        }
+        let some = !steps.is_empty();
         for step in steps {
             let (partition, more) = match step {
                 HistoryStep::End(partition, offset) => {
@@ -48,6 +53,10 @@ pub fn read_to_end(
             if !more && open.remove(&partition).is_some() {
                 history.stop(partition);
             }
+        }
+        if some {
+            // Only now: whoever takes the records may take its time.
+            heard = Instant::now();
         }
         read?;
     }

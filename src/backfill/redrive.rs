@@ -8,10 +8,11 @@
 use super::Failed;
 use super::ledger::{Page, page_of};
 use super::letters::Letter;
-use crate::kafka::{MemoryRecord, Note, Outgoing, Sender};
+use super::outgoing::sendable_ms;
+use crate::kafka::{ClientSettings, MemoryRecord, Note, Outgoing, Sender, read_notes};
 use crate::wire::{REDRIVE_SOURCE, Source, is_kept};
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,16 +32,23 @@ pub struct Redriven {
     pub omitted: Vec<(i32, i64)>,
     /// Older than the notes are kept.
     pub doubtful: Vec<(i32, i64)>,
+    /// Of a partition that the topic they go to does not have.
+    pub misplaced: Vec<(i32, i64)>,
     /// The operator's command failed: why.
     pub unedited: Vec<(i32, i64, String)>,
 }
 
+/// The transactional id of redrives, and the prefix of the groups that their notes stand under.
+pub fn redrive_group(settings: &ClientSettings) -> String {
+    format!("{}-redrive", settings.group_id)
+}
+
 /// A redrive under way.
 pub struct Redrive {
+    /// How the cluster is reached.
+    pub settings: ClientSettings,
     /// The producer to the topic that letters go to; `None` sends nothing.
-    pub sender: Sender,
-    /// Whether nothing is to be sent.
-    pub dry_run: bool,
+    pub sender: Option<Sender>,
     /// Prefix of the groups that notes stand under.
     pub group: String,
     /// The dead-letter topic and how many partitions it has.
@@ -61,11 +69,12 @@ pub struct Redrive {
 
 impl Redrive {
     /// A redrive that has done nothing.
-    pub fn new(sender: Sender, group: &str, from: (String, i32), to_partitions: i32) -> Self {
+    pub fn new(settings: &ClientSettings, sender: Option<Sender>, from: (String, i32), to_partitions: i32) -> Self {
+        let group = redrive_group(settings);
         Self {
+            settings: settings.clone(),
             sender,
-            dry_run: false,
-            group: group.to_owned(),
+            group,
             from,
             to_partitions,
             edit: None,
@@ -91,6 +100,8 @@ impl Redrive {
             self.done.omitted.push(place);
         } else if letter.at_ms < self.certain_from_ms {
             self.done.doubtful.push(place);
+        } else if letter.source_partition >= self.to_partitions {
+            self.done.misplaced.push(place);
         } else {
             match self.mended(letter) {
                 Ok(value) => self.waiting.push((letter.offset, self.outgoing(letter, value))),
@@ -110,10 +121,11 @@ impl Redrive {
         let (partition, number) = self.at;
         let mut page = self.page(self.at)?.clone();
         offsets.iter().for_each(|offset| page.add(*offset));
-        if !self.dry_run {
-            let last = offsets.last().map_or(0, |o| o + 1);
-            let note = Note { partition, number: last, text: page.text() };
-            self.sender.send(&records, &self.group_of(number), &self.from.0, &[note])?;
+        let last = offsets.last().map_or(0, |o| o + 1);
+        let note = Note { partition, number: last, text: page.text() };
+        let group = self.group_of(number);
+        if let Some(sender) = &mut self.sender {
+            sender.send(&records, &group, &self.from.0, &[note])?;
         }
         if let Some(pages) = self.pages.get_mut(&number) {
             pages[partition as usize] = page;
@@ -128,7 +140,7 @@ impl Redrive {
     fn page(&mut self, (partition, number): (i32, i64)) -> Result<&Page, Failed> {
         if !self.pages.contains_key(&number) {
             let (topic, partitions) = &self.from;
-            let notes = self.sender.notes(&self.group_of(number), topic, *partitions)?;
+            let notes = read_notes(&self.settings, &self.group_of(number), topic, *partitions)?;
             let read = |note: Option<String>| note.map_or(Some(Page::default()), |text| Page::parse(&text));
             let pages: Option<Vec<Page>> = notes.into_iter().map(read).collect();
             let unreadable =
@@ -156,9 +168,9 @@ impl Redrive {
             value,
             headers,
             // A record without a time counts as of when it was decided, which is when it was set aside.
-            timestamp_ms: letter.timestamp_ms.or(Some(letter.at_ms)),
+            timestamp_ms: Some(sendable_ms(letter.timestamp_ms.unwrap_or(letter.at_ms))),
         };
-        Outgoing { partition: letter.source_partition % self.to_partitions, record }
+        Outgoing { partition: letter.source_partition, record }
     }
 }
 
@@ -174,30 +186,33 @@ fn edited(command: &str, letter: &Letter) -> Result<Vec<u8>, String> {
         .spawn()
         .map_err(|e| format!("the command cannot be started: {e}"))?;
     let value = letter.original.value.clone().unwrap_or_default();
-    let input = child.stdin.take();
+    let (input, output) = (child.stdin.take(), child.stdout.take());
     // A command that reads nothing closes the pipe: no matter. It must not wait for us while we wait for it.
-    let writer = std::thread::spawn(move || input.map(|mut input| input.write_all(&value)));
-    let output = child.stdout.take();
-    let reader = std::thread::spawn(move || {
-        let mut all = Vec::new();
-        output.map_or(Ok(0), |mut output| std::io::Read::read_to_end(&mut output, &mut all)).map(|_| all)
+    std::thread::spawn(move || input.map(|mut input| input.write_all(&value)));
+    let (done, all) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        let mut value = Vec::new();
+        let read = output.map_or(Ok(0), |mut output| output.read_to_end(&mut value));
+        // Nobody listens once the time is over.
+        let _ = done.send(read.map(|_| value));
     });
     let deadline = Instant::now() + EDIT_TIMEOUT;
+    let late = || format!("the command took longer than {} s", EDIT_TIMEOUT.as_secs());
+    // Its output ends when it does, and whatever it has started.
+    let value = all.recv_deadline(deadline);
     let status = loop {
         match child.try_wait().map_err(|e| e.to_string())? {
             Some(status) => break status,
             None if Instant::now() > deadline => {
-                // Its output ends with it; an error here is seen by the wait.
+                // An error here is seen by the wait.
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("the command took longer than {} s", EDIT_TIMEOUT.as_secs()));
+                return Err(late());
             }
             None => std::thread::park_timeout(Duration::from_millis(2)),
         }
     };
-    // It may have ended without reading.
-    let _ = writer.join();
-    let value = reader.join().map_err(|_| "its output cannot be read".to_owned())?.map_err(|e| e.to_string())?;
+    let value = value.map_err(|_| late())?.map_err(|e| e.to_string())?;
     match (status.success(), value.is_empty()) {
         (false, _) => Err(format!("the command ended with {status}")),
         (true, true) => Err("the command gave nothing".into()),

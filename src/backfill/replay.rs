@@ -125,6 +125,7 @@ impl Replay {
                 lane.to = lane.to.or(chunk.ended.then_some(*next));
             }
         }
+        self.progress.digest = chunk.digest.or(self.progress.digest);
         self.passed_over += chunk.passed_over;
         if chunk.commands.is_empty() && !chunk.ended {
             return Ok(());

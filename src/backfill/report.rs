@@ -56,10 +56,23 @@ impl Report {
         spans.iter().map(shown).collect()
     }
 
-    /// Writes it; a reader sees the whole of it or the former one.
+    /// Whether it can be written there, found out before anything is sent.
+    pub fn check(path: &Path) -> io::Result<()> {
+        if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+            return fs::File::options().append(true).open(path).map(drop);
+        }
+        let temporary = path.with_extension("part");
+        fs::write(&temporary, b"")?;
+        fs::remove_file(&temporary)
+    }
+
+    /// Writes it: into a regular file whole or not at all, into anything else (a pipe, a device) as it is.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
+        if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+            return fs::write(path, text);
+        }
         let temporary = path.with_extension("part");
         fs::write(&temporary, text)?;
         fs::rename(&temporary, path)

@@ -18,6 +18,8 @@ pub struct ReplayTally {
     pub stale: u64,
     /// Processed without an answer, by configuration.
     pub suppressed: u64,
+    /// Processed, but what they were answered is deleted already.
+    pub untold: u64,
     /// Other errors by code.
     pub rejected: BTreeMap<String, u64>,
     /// Dead letters by reason.
@@ -48,9 +50,13 @@ impl ReplayTally {
         self.applied + self.replayed + self.duplicate + self.conflict + self.stale + errors
     }
 
-    /// Whether nothing needs a person: neither rejected, nor in conflict, nor dead.
+    /// Whether nothing needs a person: neither rejected, nor in conflict, nor dead, nor untold.
     pub fn is_clean(&self) -> bool {
-        self.conflict == 0 && self.duplicate == 0 && self.rejected.is_empty() && self.dead.is_empty()
+        self.untold == 0
+            && self.conflict == 0
+            && self.duplicate == 0
+            && self.rejected.is_empty()
+            && self.dead.is_empty()
     }
 
     /// Rows for a person: what, and how many.
@@ -64,6 +70,7 @@ impl ReplayTally {
             ("conflict", self.conflict),
         ];
         let mut rows: Vec<_> = fixed.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        rows.extend((self.untold > 0).then(|| ("answers deleted already".to_owned(), self.untold)));
         rows.extend(self.rejected.iter().map(|(code, count)| (format!("rejected: {code}"), *count)));
         rows.extend(self.dead.iter().map(|(reason, count)| (format!("dead letter: {reason}"), *count)));
         rows

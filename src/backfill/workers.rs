@@ -2,7 +2,7 @@
 
 use super::Failed;
 use super::own::Own;
-use crate::kafka::{KafkaReader, Reader as _};
+use crate::kafka::{InputOffsets, KafkaReader, Reader as _};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,11 @@ impl Workers {
         }
     }
 
+    /// How many partitions the backfill topic has.
+    pub const fn partitions(&self) -> i32 {
+        self.partitions.len() as i32
+    }
+
     /// The reader.
     pub const fn reader(&mut self) -> &mut KafkaReader {
         &mut self.reader
@@ -42,7 +47,13 @@ impl Workers {
     /// The next offset of each partition of the backfill topic, 0 where none is committed; asked anew.
     pub fn committed(&mut self) -> Result<&BTreeMap<i32, i64>, Failed> {
         let found = self.reader.committed(&self.partitions)?;
-        self.committed = found.into_iter().map(|(p, offsets)| (p, offsets.backfill.unwrap_or(0))).collect();
+        let next = |offsets: InputOffsets| offsets.backfill.unwrap_or(0);
+        let found: BTreeMap<i32, i64> = found.into_iter().map(|(p, offsets)| (p, next(offsets))).collect();
+        if found != self.committed {
+            // Another replay's commands are progress too: these stand behind them.
+            self.moved = Instant::now();
+        }
+        self.committed = found;
         Ok(&self.committed)
     }
 
@@ -56,10 +67,7 @@ impl Workers {
                 Err(Failed::Later(cause)) => tracing::debug!(cause, "the workers' offsets cannot be read"),
                 Err(other) => return Err(other),
             }
-            let processed = own.before(&self.committed);
-            if processed != self.processed {
-                (self.processed, self.moved) = (processed, Instant::now());
-            }
+            self.processed = own.before(&self.committed);
         }
         Ok(self.processed)
     }
@@ -73,6 +81,12 @@ impl Workers {
             "the workers have processed no backfilled command for {} s: do they run, and do live commands leave them time?",
             PATIENCE.as_secs()
         )))
+    }
+
+    /// Up to where live commands are processed, by partition; `None` where nothing is committed.
+    pub fn live(&mut self) -> Result<BTreeMap<i32, Option<i64>>, Failed> {
+        let found = self.reader.committed(&self.partitions)?;
+        Ok(found.into_iter().map(|(p, offsets)| (p, offsets.live)).collect())
     }
 
     /// They were not waited for until now.

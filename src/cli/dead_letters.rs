@@ -1,9 +1,11 @@
 //! `dead-letters`: look at them, and send them again.
 
-use super::replay::time;
+use super::replay_source::time;
 use super::table::table;
 use super::{ConfigSource, Exit, Failure, Output};
-use crate::backfill::{Letter, LetterFilter, Redrive, Redriven, Summary, masked_text, read_letters, readable_time};
+use crate::backfill::{
+    Letter, LetterFilter, Redrive, Redriven, Summary, masked_text, read_letters, readable_time, redrive_group,
+};
 use crate::config::Config;
 use crate::domain::DeadReason;
 use crate::kafka::{ClientSettings, History, Sender, TopicsClient, Watchdog};
@@ -13,9 +15,6 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use tracing::level_filters::LevelFilter;
-
-/// How long Kafka keeps a group's offsets unless it is told otherwise.
-const DEFAULT_OFFSETS_RETENTION_MS: i64 = 7 * 24 * 3600 * 1000;
 
 #[derive(Args)]
 pub struct DeadLettersArgs {
@@ -248,11 +247,12 @@ fn redrive(wanted: &Wanted, how: &How) -> Result<Exit, Failure> {
         eprintln!("card-update-worker: {line}; run the command again, nothing is sent twice");
         std::process::exit(Exit::Failed as i32);
     })?;
-    let group = format!("{}-redrive", config.kafka.group_id);
-    let sender = Sender::start(&config.kafka, &group, &to, watchdog.slot("redrive"))?;
+    // A dry run has no producer: that would end a redrive that runs.
+    let start = || Sender::start(&config.kafka, &redrive_group(&config.kafka), &to, watchdog.slot("redrive"));
+    let sender = (!how.dry_run).then(start).transpose()?;
     let from = (config.kafka.topics.dead_letters.clone(), letters.partitions());
-    let mut redrive = Redrive::new(sender, &group, from, partitions);
-    (redrive.dry_run, redrive.edit) = (how.dry_run, how.edit.clone());
+    let mut redrive = Redrive::new(&config.kafka, sender, from, partitions);
+    redrive.edit = how.edit.clone();
     if !how.even_if_doubtful {
         redrive.certain_from_ms = now_ms() - notes_kept_ms(&config.kafka)?;
     }
@@ -278,7 +278,12 @@ fn destination(kafka: &ClientSettings, how: &How) -> Result<(String, i32), Failu
 fn notes_kept_ms(kafka: &ClientSettings) -> Result<i64, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let told = runtime.block_on(TopicsClient::new(kafka)?.offsets_retention_ms());
-    Ok(told.unwrap_or(DEFAULT_OFFSETS_RETENTION_MS))
+    told.ok_or_else(|| Failure {
+        exit: Exit::Failed,
+        line: "the brokers do not say how long notes of what was sent are kept (offsets.retention.minutes): grant DescribeConfigs on \
+               the brokers, or add --even-if-doubtful"
+            .into(),
+    })
 }
 
 fn conclude(done: &Redriven, to: &str, how: &How, output: Output) -> Result<Exit, Failure> {
@@ -286,11 +291,11 @@ fn conclude(done: &Redriven, to: &str, how: &How, output: Output) -> Result<Exit
     let unedited: Vec<Value> =
         done.unedited.iter().map(|(p, o, why)| json!({ "at": place(&(*p, *o)), "why": why })).collect();
     let places = |of: &[(i32, i64)]| of.iter().map(place).collect::<Vec<_>>();
-    let (omitted, doubtful) = (places(&done.omitted), places(&done.doubtful));
+    let (omitted, doubtful, misplaced) = (places(&done.omitted), places(&done.doubtful), places(&done.misplaced));
     if output == Output::Json {
         let report = json!({
             "dry_run": how.dry_run, "to": to, "sent": done.sent, "sent_before": done.before,
-            "value_omitted": omitted, "doubtful": doubtful, "unedited": unedited,
+            "value_omitted": omitted, "doubtful": doubtful, "misplaced": misplaced, "unedited": unedited,
         });
         println!("{report:#}");
     } else {
@@ -300,8 +305,9 @@ fn conclude(done: &Redriven, to: &str, how: &How, output: Output) -> Result<Exit
         doubtful.iter().for_each(|at| {
             println!("{at} not sent: it is older than the notes of what was sent are kept; if nobody has, add --even-if-doubtful");
         });
+        misplaced.iter().for_each(|at| println!("{at} not sent: {to} has no partition like the one that it came from"));
         done.unedited.iter().for_each(|(p, o, why)| println!("{p}/{o} not sent: {why}"));
     }
-    let kept_back = !(omitted.is_empty() && doubtful.is_empty() && unedited.is_empty());
+    let kept_back = ![&omitted, &doubtful, &misplaced].iter().all(|of| of.is_empty()) || !unedited.is_empty();
     Ok(if kept_back { Exit::Differs } else { Exit::Done })
 }

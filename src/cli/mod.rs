@@ -9,6 +9,7 @@ mod doctor;
 mod progress;
 mod rehearse;
 mod replay;
+mod replay_source;
 mod run;
 mod send;
 mod shell;

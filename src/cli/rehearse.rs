@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::progress::Progress;
-use crate::backfill::{Broken, Prepared, ReplayTally};
+use crate::backfill::{Ended, Prepared, ReplayTally};
 use crate::config::Config;
 use crate::domain::{DeadReason, ErrorCode, StoredAccount};
 use crate::kafka::{Body, Input, KafkaReader, Outgoing, Record, Watchdog};
@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Commands decided at once.
 const CHUNK: usize = 5000;
@@ -26,35 +27,44 @@ pub struct Rehearsed {
     pub commands: u64,
     /// Records that were not meant.
     pub passed_over: u64,
-    /// The line that ended it.
-    pub broken: Option<Broken>,
+    /// How it ended.
+    pub ended: Ended,
 }
 
-pub fn rehearse(config: &Config, prepared: Prepared, changes: Option<&Path>) -> Result<Rehearsed, Failure> {
+pub fn rehearse(
+    config: &Config,
+    prepared: Prepared,
+    changes: Option<&Path>,
+    stop: &AtomicBool,
+) -> Result<Rehearsed, Failure> {
     let mut rehearsal = snapshot(config, prepared.partitions, changes.is_some())?;
     let mut source = prepared.source;
     let lanes = source.lanes();
-    source.start(&lanes)?;
+    source.start(&lanes, None)?;
     let mut bar = Progress::new("commands decided");
-    let (mut commands, mut passed_over, mut broken) = (0, 0, None);
+    let (mut commands, mut passed_over) = (0, 0);
     let mut next: BTreeMap<i32, i64> = BTreeMap::new();
-    loop {
+    let ended = loop {
+        if stop.load(Ordering::Acquire) {
+            break Ended::Interrupted;
+        }
         let chunk = source.next(CHUNK)?;
         commands += chunk.commands.len() as u64;
         passed_over += chunk.passed_over;
         let records = chunk.commands.into_iter().map(|out| as_read(out, &mut next)).collect();
         rehearsal.decide(records, now_ms())?;
         bar.at("deciding", commands, None);
-        broken = broken.or(chunk.stopped_at);
-        if broken.is_some() || chunk.ended {
-            break;
+        match chunk.stopped_at {
+            Some(broken) => break Ended::Broken(broken),
+            None if chunk.ended => break Ended::Sent,
+            None => {}
         }
-    }
+    };
     drop(bar);
     if let Some(path) = changes {
         write_changes(path, &rehearsal).map_err(|e| Failure::usage(format!("--changes {}: {e}", path.display())))?;
     }
-    Ok(Rehearsed { tally: figures(rehearsal.tally()), commands, passed_over, broken })
+    Ok(Rehearsed { tally: figures(rehearsal.tally()), commands, passed_over, ended })
 }
 
 /// The cards and remembered requests as the topics have them now.
@@ -90,6 +100,7 @@ fn figures(tally: &Tally) -> ReplayTally {
         conflict: of(CommandResult::Conflict),
         stale: of(CommandResult::Stale),
         suppressed: of(CommandResult::Suppressed),
+        untold: 0,
         rejected: ErrorCode::ALL
             .iter()
             .filter(named)

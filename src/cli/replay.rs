@@ -1,19 +1,20 @@
 //! `replay`: history into the backfill topic, or only decided (`--dry-run`).
 
-use super::progress::Progress;
+use super::progress::Progress as Bar;
 use super::rehearse::{Rehearsed, rehearse};
+use super::replay_source::{cards, id_of, origin};
 use super::run::listen_for_signals;
 use super::table::table;
 use super::{ConfigSource, Exit, Failure, Output};
 use crate::backfill::{
-    Asked, Bound, Cards, Ended, Lines, Manner, Origin, Own, Placing, Prepared, Range, Replay, ReplayTally, Report,
-    Workers, begin, disagreeing_key, find_own, prepare, resume, time_ms, trim_processed, wait_for_answers,
+    Asked, Ended, Failed, Manner, Origin, Own, Placing, Prepared, Progress, Replay, ReplayTally, Report, Span, Workers,
+    backfill_partitions, begin, disagreeing_key, find_own, prepare, resume, trim_processed, wait_for_answers,
 };
 use crate::config::Config;
-use crate::domain::CardId;
+use crate::domain::OnDuplicate;
 use crate::kafka::{ClientSettings, KafkaReader, Sender, TopicsClient, Watchdog};
 use crate::observe::{LogFormat, init};
-use crate::worker::now_ms;
+use crate::worker::{BackfillCompletions, now_ms};
 use clap::Args;
 use std::fs::File;
 use std::io::Write;
@@ -22,55 +23,52 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tracing::level_filters::LevelFilter;
 
-/// Longest list of cards.
-const MAX_CARDS_BYTES: u64 = 1 << 30;
-
 #[derive(Args)]
 pub struct ReplayArgs {
     #[command(flatten)]
     source: ConfigSource,
     /// Read commands from a file, one JSON object a line (plain, gzip or zstd); `-` for standard input
     #[arg(long, value_name = "NDJSON", conflicts_with_all = ["topic", "source_config", "source_bootstrap", "from", "to", "from_offset", "to_offset", "partitions"])]
-    file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
     /// Read commands from this topic; the worker's own commands topic if not given
     #[arg(long)]
-    topic: Option<String>,
+    pub(super) topic: Option<String>,
     /// How the source's cluster is reached, as a worker's configuration file; this worker's cluster if not given
     #[arg(long, value_name = "FILE")]
-    source_config: Option<PathBuf>,
+    pub(super) source_config: Option<PathBuf>,
     /// The source's cluster, where its address is all that differs
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "source_config")]
-    source_bootstrap: Option<String>,
+    pub(super) source_bootstrap: Option<String>,
     /// Only records of this time (RFC 3339) or later
     #[arg(long, value_name = "TIME", conflicts_with = "from_offset")]
-    from: Option<String>,
+    pub(super) from: Option<String>,
     /// Only records before this time (RFC 3339)
     #[arg(long, value_name = "TIME", conflicts_with = "to_offset")]
-    to: Option<String>,
+    pub(super) to: Option<String>,
     /// Begin at this offset: 1000, or by partition 0:1000,3:50 (the others are then left out)
     #[arg(long, value_name = "OFFSETS")]
-    from_offset: Option<String>,
+    pub(super) from_offset: Option<String>,
     /// End before this offset
     #[arg(long, value_name = "OFFSETS")]
-    to_offset: Option<String>,
+    pub(super) to_offset: Option<String>,
     /// Only this partition; may be given again
     #[arg(long = "partition", value_name = "N")]
-    partitions: Vec<i32>,
+    pub(super) partitions: Vec<i32>,
     /// Only this card; may be given again
     #[arg(long = "card", value_name = "ID")]
-    cards: Vec<String>,
+    pub(super) cards: Vec<String>,
     /// Only the cards that this file lists, one a line
     #[arg(long, value_name = "FILE")]
-    cards_file: Option<PathBuf>,
+    pub(super) cards_file: Option<PathBuf>,
     /// The time (RFC 3339) of lines of a file that carry none: what is on a card since then is newer
     #[arg(long, value_name = "TIME", requires = "file")]
-    timestamp: Option<String>,
+    pub(super) timestamp: Option<String>,
     /// Set broken lines of a file aside in this one, as they came; else the first ends the replay
     #[arg(long, value_name = "FILE", requires = "file", conflicts_with = "dry_run")]
-    rejects: Option<PathBuf>,
+    pub(super) rejects: Option<PathBuf>,
     /// This replay's name: given again, it goes on where it was, after whatever ended it
     #[arg(long, value_name = "NAME")]
-    id: Option<String>,
+    pub(super) id: Option<String>,
     /// Most commands a second; 0 for no limit
     #[arg(long, default_value_t = 0)]
     rate: u64,
@@ -102,7 +100,8 @@ pub struct ReplayArgs {
 
 /// What a run has found out for the report.
 struct Outcome {
-    ended: Ended,
+    /// How it ended; an error ends it too, and what it did before counts.
+    ended: Result<Ended, Failed>,
     commands: u64,
     passed_over: u64,
     set_aside: u64,
@@ -121,16 +120,27 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         Origin::Topic { topic, .. } => topic.clone(),
         Origin::File { name, .. } => name.clone(),
     };
-    let prepared = prepare(&config.kafka, Asked { id: id.clone(), origin, cards: cards(args)? })?;
-    say_what_is_gone(args, &prepared)?;
+    let cards = cards(args)?;
+    if let Some(path) = &args.report {
+        Report::check(path).map_err(|e| Failure::usage(format!("--report {}: {e}", path.display())))?;
+    }
+    let watchdog = Watchdog::default();
+    watchdog.start(end_at_once)?;
+    let partitions = backfill_partitions(&config.kafka)?;
+    let mut workers = Workers::new(KafkaReader::new(&config.kafka, watchdog.slot("replay-reader"))?, partitions);
+    let prepared = prepare(&config.kafka, &mut workers, Asked { id: id.clone(), origin, cards })?;
     check_placing(args, &config.kafka, &prepared)?;
     let (ranges, positions_kept) = (Report::ranges(&prepared.spans), prepared.placing == Placing::Own);
-    let outcome = if args.dry_run { dry(args, &config, prepared)? } else { send(args, &config, &id, prepared, &stop)? };
+    let outcome = if args.dry_run {
+        dry(args, &config, prepared, &stop)?
+    } else {
+        send(args, &config, (&id, &watchdog), (prepared, workers), &stop)?
+    };
     let report = Report {
         id,
         source,
         dry_run: args.dry_run,
-        complete: outcome.ended == Ended::Sent,
+        complete: outcome.ended == Ok(Ended::Sent),
         positions_kept,
         ranges,
         commands: outcome.commands,
@@ -141,108 +151,14 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         ended_ms: now_ms(),
     };
     if let Some(path) = &args.report {
-        report.write(path).map_err(|e| Failure::usage(format!("--report {}: {e}", path.display())))?;
+        report.write(path)?;
     }
     show(args, &report)?;
-    conclude(args, &report, &outcome.ended)
-}
-
-/// The id names a group and a transaction.
-fn id_of(args: &ReplayArgs) -> Result<String, Failure> {
-    let Some(id) = &args.id else { return Ok(uuid::Uuid::new_v4().to_string()) };
-    let legal =
-        !id.is_empty() && id.len() <= 100 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if legal { Ok(id.clone()) } else { Err(Failure::usage("--id: 1 to 100 letters, digits, '.', '_' and '-'")) }
-}
-
-pub fn time(option: &str, text: Option<&String>) -> Result<Option<i64>, Failure> {
-    let Some(text) = text else { return Ok(None) };
-    let wrong = || Failure::usage(format!("{option}: {text:?} is no time; write it as 2025-01-31T08:00:00+01:00"));
-    time_ms(text).ok_or_else(wrong).map(Some)
-}
-
-fn origin(args: &ReplayArgs, config: &Config) -> Result<Origin, Failure> {
-    match &args.file {
-        Some(path) => file(args, path),
-        None => topic(args, config),
-    }
-}
-
-fn file(args: &ReplayArgs, path: &Path) -> Result<Origin, Failure> {
-    let unreadable = |e: std::io::Error| Failure::usage(format!("--file {}: {e}", path.display()));
-    let (name, lines) = if path == Path::new("-") {
-        ("stdin".to_owned(), Lines::new(std::io::stdin()))
-    } else {
-        let name = path.file_name().map_or("file".into(), |n| n.to_string_lossy().into_owned());
-        (name, File::open(path).and_then(Lines::new))
-    };
-    let default_ms = time("--timestamp", args.timestamp.as_ref())?;
-    if default_ms.is_some_and(|at| at <= 0) {
-        return Err(Failure::usage("--timestamp: must be later than 1970"));
-    }
-    Ok(Origin::File { name, lines: lines.map_err(unreadable)?, default_ms, set_aside: args.rejects.is_some() })
-}
-
-fn topic(args: &ReplayArgs, config: &Config) -> Result<Origin, Failure> {
-    let mut settings = config.kafka.clone();
-    if let Some(path) = &args.source_config {
-        let source = ConfigSource { config: Some(path.clone()), sets: Vec::new() };
-        settings = source.load()?.config.kafka;
-    }
-    if let Some(bootstrap) = &args.source_bootstrap {
-        settings.bootstrap_servers.clone_from(bootstrap);
-    }
-    let topic = args.topic.clone().unwrap_or_else(|| settings.topics.commands.clone());
-    if topic == config.kafka.topics.backfill && settings.bootstrap_servers == config.kafka.bootstrap_servers {
-        return Err(Failure::usage(format!("{topic} is where commands are replayed to: it cannot be the source too")));
-    }
-    let bound = |time_option, time_text: Option<&String>, offsets: Option<&String>| match (
-        time(time_option, time_text)?,
-        offsets,
-    ) {
-        (Some(ms), _) => Ok(Bound::Time(ms)),
-        (None, Some(text)) => Bound::offsets(text).map_err(|e| Failure::usage(e.to_string())),
-        (None, None) => Ok(Bound::Whole),
-    };
-    let range = Range {
-        from: bound("--from", args.from.as_ref(), args.from_offset.as_ref())?,
-        to: bound("--to", args.to.as_ref(), args.to_offset.as_ref())?,
-        partitions: args.partitions.clone(),
-    };
-    Ok(Origin::Topic { settings: Box::new(settings), topic, range })
-}
-
-fn cards(args: &ReplayArgs) -> Result<Cards, Failure> {
-    if args.cards.is_empty() && args.cards_file.is_none() {
-        return Ok(None);
-    }
-    let mut named = args.cards.clone();
-    if let Some(path) = &args.cards_file {
-        let unreadable = |e: std::io::Error| Failure::usage(format!("--cards-file {}: {e}", path.display()));
-        if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_CARDS_BYTES {
-            return Err(Failure::usage(format!("--cards-file {}: larger than 1 GiB", path.display())));
-        }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        named.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned));
-    }
-    let parse = |(index, text): (usize, &String)| {
-        CardId::parse(text).ok_or_else(|| Failure::usage(format!("card {} of those named is no UUID", index + 1)))
-    };
-    named.iter().enumerate().map(parse).collect::<Result<_, _>>().map(Some)
+    conclude(args, &report, outcome.ended)
 }
 
 /// What retention has deleted is said, and how much; unasked, nothing goes on without it.
-fn say_what_is_gone(args: &ReplayArgs, prepared: &Prepared) -> Result<(), Failure> {
-    let by_time = args.from.is_some();
-    let gone: Vec<String> = prepared
-        .spans
-        .iter()
-        .filter(|s| s.deleted > 0)
-        .map(|s| match by_time {
-            true => format!("partition {}: up to {} records before offset {}", s.partition, s.deleted, s.from),
-            false => format!("partition {}: {} offsets before offset {}", s.partition, s.deleted, s.from),
-        })
-        .collect();
+fn accept_deleted(args: &ReplayArgs, gone: &[String]) -> Result<(), Failure> {
     if gone.is_empty() {
         return Ok(());
     }
@@ -255,6 +171,29 @@ fn say_what_is_gone(args: &ReplayArgs, prepared: &Prepared) -> Result<(), Failur
     }
     eprintln!("{line}");
     Ok(())
+}
+
+/// What is gone of the range of a replay that begins.
+fn deleted_before(args: &ReplayArgs, spans: &[Span]) -> Vec<String> {
+    let by_time = args.from.is_some();
+    let deleted = spans.iter().filter(|s| s.deleted > 0);
+    let words = |s: &Span| match by_time {
+        true => format!("partition {}: up to {} records before offset {}", s.partition, s.deleted, s.from),
+        false => format!("partition {}: {} offsets before offset {}", s.partition, s.deleted, s.from),
+    };
+    deleted.map(words).collect()
+}
+
+/// What is gone of what a replay that goes on had left; its lanes go on where the log begins now.
+fn deleted_meanwhile(prepared: &Prepared, progress: &mut Progress) -> Result<Vec<String>, Failure> {
+    let mut gone = Vec::new();
+    for (partition, next, start) in prepared.source.overtaken(&progress.lanes)? {
+        gone.push(format!("partition {partition}: offsets {next} to {} since the last run", start - 1));
+        if let Some(lane) = progress.lanes.get_mut(&partition) {
+            lane.next = lane.to.map_or(start, |to| start.min(to));
+        }
+    }
+    Ok(gone)
 }
 
 fn check_placing(args: &ReplayArgs, kafka: &ClientSettings, prepared: &Prepared) -> Result<(), Failure> {
@@ -278,77 +217,88 @@ fn is_empty(prepared: &Prepared) -> bool {
 }
 
 fn empty_range() -> Failure {
-    Failure::usage("the range is empty: no record lies in it")
+    Failure::usage("the range is empty: no record that the workers have processed lies in it")
 }
 
-fn dry(args: &ReplayArgs, config: &Config, prepared: Prepared) -> Result<Outcome, Failure> {
+fn dry(args: &ReplayArgs, config: &Config, prepared: Prepared, stop: &AtomicBool) -> Result<Outcome, Failure> {
+    accept_deleted(args, &deleted_before(args, &prepared.spans))?;
     if is_empty(&prepared) {
         return Err(empty_range());
     }
-    let Rehearsed { tally, commands, passed_over, broken } = rehearse(config, prepared, args.changes.as_deref())?;
-    let ended = broken.map_or(Ended::Sent, Ended::Broken);
-    Ok(Outcome { ended, commands, passed_over, set_aside: 0, tally: Some(tally) })
+    let Rehearsed { tally, commands, passed_over, ended } = rehearse(config, prepared, args.changes.as_deref(), stop)?;
+    Ok(Outcome { ended: Ok(ended), commands, passed_over, set_aside: 0, tally: Some(tally) })
 }
 
 fn send(
     args: &ReplayArgs,
     config: &Config,
-    id: &str,
-    prepared: Prepared,
+    (id, watchdog): (&str, &Watchdog),
+    (prepared, mut workers): (Prepared, Workers),
     stop: &Arc<AtomicBool>,
 ) -> Result<Outcome, Failure> {
     let kafka = &config.kafka;
-    let watchdog = Watchdog::default();
-    watchdog.start(end_at_once)?;
-    let mut workers = Workers::new(KafkaReader::new(kafka, watchdog.slot("replay-reader"))?, prepared.partitions);
     let (group, topic) = (format!("{}-replay-{id}", kafka.group_id), kafka.topics.backfill.clone());
+    // Fences and decides an earlier run: only then do its notes hold.
     let sender = Sender::start(kafka, &group, &topic, watchdog.slot("replay"))?;
     let mut own = Own::default();
-    let earlier = resume(&sender, &group, &topic, &prepared)?;
-    if earlier.is_none() && is_empty(&prepared) {
-        return Err(empty_range());
-    }
-    let progress = match earlier {
-        Some(progress) => {
+    let progress = match resume(kafka, &group, &prepared)? {
+        Some(mut progress) => {
             eprintln!("replay {id} goes on: {} commands were sent already", progress.sent());
-            say_what_is_untold(find_own(kafka, id, &progress, &mut own)?);
+            accept_deleted(args, &deleted_meanwhile(&prepared, &mut progress)?)?;
+            say_what_is_untold(find_own(kafka, &mut workers, (id, &progress), &mut own)?);
             progress
         }
         None => {
+            accept_deleted(args, &deleted_before(args, &prepared.spans))?;
+            if is_empty(&prepared) {
+                return Err(empty_range());
+            }
             eprintln!("replay {id} begins; after an interruption, the same command with --id {id} goes on");
             trim(kafka, &mut workers);
             begin(&prepared, &mut workers)?
         }
     };
     let mut source = prepared.source;
-    source.start(&progress.lanes)?;
+    source.start(&progress.lanes, progress.digest)?;
     let manner = Manner {
         rate: args.rate,
         max_in_flight: args.max_in_flight,
         rejects: args.rejects.as_deref().map(rejects).transpose()?,
         stop: stop.clone(),
     };
-    let mut replay =
-        Replay { group, topic, sender, workers, source, manner, progress, own, passed_over: 0, set_aside: 0 };
-    let mut bar = Progress::new("records");
-    let ended = replay.run(&mut |seen| {
-        bar.at(if seen.waiting { "waiting for the workers" } else { "sending" }, seen.done, seen.of);
-    })?;
-    drop(bar);
-    let tally = if args.wait && ended == Ended::Sent { wait(kafka, &mut replay, stop)? } else { None };
-    let ended = if args.wait && ended == Ended::Sent && tally.is_none() { Ended::Interrupted } else { ended };
-    let (commands, passed_over, set_aside) = (replay.progress.sent(), replay.passed_over, replay.set_aside);
-    Ok(Outcome { ended, commands, passed_over, set_aside, tally })
+    let replay = Replay { group, topic, sender, workers, source, manner, progress, own, passed_over: 0, set_aside: 0 };
+    Ok(carry_out(args, config, replay, stop))
 }
 
-fn wait(kafka: &ClientSettings, replay: &mut Replay, stop: &AtomicBool) -> Result<Option<ReplayTally>, Failure> {
-    let mut bar = Progress::new("commands");
+fn carry_out(args: &ReplayArgs, config: &Config, mut replay: Replay, stop: &AtomicBool) -> Outcome {
+    let mut bar = Bar::new("records");
+    let mut ended = replay.run(&mut |seen| {
+        bar.at(if seen.waiting { "waiting for the workers" } else { "sending" }, seen.done, seen.of);
+    });
+    drop(bar);
+    let mut tally = None;
+    if args.wait && ended == Ok(Ended::Sent) {
+        match wait(config, &mut replay, stop) {
+            Ok(Some(counted)) => tally = Some(counted),
+            Ok(None) => ended = Ok(Ended::Interrupted),
+            Err(failed) => ended = Err(failed),
+        }
+    }
+    let (commands, passed_over, set_aside) = (replay.progress.sent(), replay.passed_over, replay.set_aside);
+    Outcome { ended, commands, passed_over, set_aside, tally }
+}
+
+fn wait(config: &Config, replay: &mut Replay, stop: &AtomicBool) -> Result<Option<ReplayTally>, Failed> {
+    let silent = config.rules.on_duplicate == OnDuplicate::Suppress
+        || config.rules.backfill_completions == BackfillCompletions::Applied;
+    let mut bar = Bar::new("commands");
     let all = replay.own.count();
-    let told = (&replay.progress, &replay.own);
-    let tally = wait_for_answers(kafka, &mut replay.workers, told, stop, &mut |n| bar.at("processed", n, Some(all)))?;
+    let told = (&replay.progress, &replay.own, silent);
+    let see = &mut |n| bar.at("processed", n, Some(all));
+    let tally = wait_for_answers(&config.kafka, &mut replay.workers, told, stop, see)?;
     drop(bar);
     if tally.is_some() {
-        trim(kafka, &mut replay.workers);
+        trim(&config.kafka, &mut replay.workers);
     }
     Ok(tally)
 }
@@ -401,16 +351,22 @@ fn show(args: &ReplayArgs, report: &Report) -> Result<(), Failure> {
     Ok(())
 }
 
-fn conclude(args: &ReplayArgs, report: &Report, ended: &Ended) -> Result<Exit, Failure> {
+fn conclude(args: &ReplayArgs, report: &Report, ended: Result<Ended, Failed>) -> Result<Exit, Failure> {
     let again = format!("The same command with --id {} goes on", report.id);
     let failed = |line: String| Err(Failure { exit: Exit::Failed, line });
     match ended {
-        Ended::Interrupted => failed(format!("interrupted. {again}")),
-        Ended::Broken(broken) if args.dry_run => failed(format!("{broken}. Nothing behind it was decided")),
-        Ended::Broken(broken) => failed(format!(
+        Err(failure @ Failed::Misuse(_)) => Err(failure.into()),
+        Err(failure) => failed(format!("{failure}. {again}")),
+        Ok(Ended::Interrupted) if args.dry_run => failed("interrupted".into()),
+        Ok(Ended::Interrupted) => failed(format!("interrupted. {again}")),
+        Ok(Ended::Broken(broken)) if args.dry_run => failed(format!("{broken}. Nothing behind it was decided")),
+        Ok(Ended::Broken(broken)) => failed(format!(
             "{broken}. Everything before it is sent, nothing behind it. Mend the line, or set such lines aside with --rejects. {again}"
         )),
-        Ended::Sent if report.tally.as_ref().is_some_and(|t| !t.is_clean()) => Ok(Exit::Differs),
-        Ended::Sent => Ok(Exit::Done),
+        Ok(Ended::Sent) if report.commands == 0 && args.file.is_none() => {
+            Err(Failure::usage("the range is empty: none of its records is meant"))
+        }
+        Ok(Ended::Sent) if report.tally.as_ref().is_some_and(|t| !t.is_clean()) => Ok(Exit::Differs),
+        Ok(Ended::Sent) => Ok(Exit::Done),
     }
 }

@@ -29,7 +29,7 @@ pub use history::{History, HistoryStep};
 pub use mock::MockKafka;
 pub use reader::KafkaReader;
 pub use record::{Body, Header, Input, MemoryRecord, Record};
-pub use sender::{Note, Outgoing, Sender};
+pub use sender::{Note, Outgoing, Sender, read_notes};
 pub use settings::{ClientSettings, Identity, REFUSED_PROPERTIES, TopicNames};
 pub use topics::{LogPlace, NewTopicSpec, TopicDescription, TopicSettings, TopicsClient};
 pub use trial::try_transaction;

@@ -9,7 +9,7 @@ use super::settings::{Quiet, REQUEST_TIMEOUT, log_client, watched};
 use super::{ClientSettings, Fault, Identity, MemoryRecord, Slot};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// How long one transaction may take, its retries included.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How the client writes a record without a timestamp.
+const NO_TIMESTAMP: i64 = -1;
+const LINGER_MS: &str = "5";
 /// Pause between two attempts.
 const BACK_OFF: Duration = Duration::from_millis(200);
 
@@ -87,6 +90,8 @@ pub struct Sender {
     producer: ThreadedProducer<Delivered>,
     delivered: Delivered,
     topic: String,
+    /// The client of the group that notes were last written under.
+    group: Option<(String, BaseConsumer<Quiet>)>,
     slot: Slot,
 }
 
@@ -98,42 +103,27 @@ impl Sender {
         let producer: ThreadedProducer<Delivered> = settings
             .producer(&identity)
             .set("statistics.interval.ms", "0")
+            // rdkafka's flush waits for the linger; a chunk is handed over in some milliseconds.
+            .set("linger.ms", LINGER_MS)
             .set("delivery.report.only.error", "false")
             .create_with_context(delivered.clone())
             .map_err(|e| fault("the producer cannot be made", &e))?;
         watched(&slot, "init_transactions", PATIENCE, || producer.init_transactions(PATIENCE))
             .map_err(|e| fault(&format!("no transaction can be started under {transactional_id}"), &e))?;
-        Ok(Self { settings: settings.clone(), producer, delivered, topic: topic.to_owned(), slot })
+        Ok(Self { settings: settings.clone(), producer, delivered, topic: topic.to_owned(), group: None, slot })
     }
 
-    fn group(&self, group: &str) -> Result<BaseConsumer<Quiet>, Fault> {
-        let settings = ClientSettings { group_id: group.to_owned(), ..self.settings.clone() };
-        settings.stable_offsets().create_with_context(Quiet).map_err(|e| fault("the consumer cannot be made", &e))
-    }
-
-    /// The notes under a group, by partition of `topic`: `None` where there is none.
-    pub fn notes(&self, group: &str, topic: &str, partitions: i32) -> Result<Vec<Option<String>>, Fault> {
-        let what = || format!("the notes of {group} cannot be read");
-        let mut asked = TopicPartitionList::new();
-        for partition in 0..partitions {
-            asked.add_partition(topic, partition);
-        }
-        let consumer = self.group(group)?;
-        let found =
-            watched(&self.slot, "committed", REQUEST_TIMEOUT, || consumer.committed_offsets(asked, REQUEST_TIMEOUT));
-        let mut notes = vec![None; partitions as usize];
-        for element in found.map_err(|e| fault(&what(), &e))?.elements() {
-            element.error().map_err(|e| fault(&what(), &e))?;
-            if let (Offset::Offset(_), Some(note)) = (element.offset(), notes.get_mut(element.partition() as usize)) {
-                *note = Some(element.metadata().to_owned());
-            }
-        }
-        Ok(notes)
+    fn group(&mut self, group: &str) -> Result<&BaseConsumer<Quiet>, Fault> {
+        let client = match self.group.take() {
+            Some((name, client)) if name == group => client,
+            _ => client_of(&self.settings, group)?,
+        };
+        Ok(&self.group.insert((group.to_owned(), client)).1)
     }
 
     /// Sends records and commits the notes with them; gives the records' offsets. What can be tried again is, within a limit.
-    pub fn send(&self, records: &[Outgoing], group: &str, topic: &str, notes: &[Note]) -> Result<Vec<i64>, Fault> {
-        let consumer = self.group(group)?;
+    pub fn send(&mut self, records: &[Outgoing], group: &str, topic: &str, notes: &[Note]) -> Result<Vec<i64>, Fault> {
+        let group = self.group(group)?.group_metadata().ok_or_else(|| Fault::Fatal("no group".into()))?;
         let mut list = TopicPartitionList::new();
         for note in notes {
             let mut element = list.add_partition(topic, note.partition);
@@ -142,7 +132,7 @@ impl Sender {
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.transact(records, &consumer, &list) {
+            match self.transact(records, &group, &list) {
                 Ok(()) => return self.offsets(),
                 Err(Failed::Fatal(fault)) => return Err(fault),
                 Err(Failed::Abortable(cause)) => {
@@ -161,25 +151,33 @@ impl Sender {
     fn transact(
         &self,
         records: &[Outgoing],
-        consumer: &BaseConsumer<Quiet>,
+        group: &ConsumerGroupMetadata,
         notes: &TopicPartitionList,
     ) -> Result<(), Failed> {
         *self.delivered.0.lock().unwrap_or_else(PoisonError::into_inner) = vec![None; records.len()];
         self.producer.begin_transaction().map_err(|e| classify("a transaction cannot begin", &e))?;
+        self.carry_out(records, group, notes).map_err(|failed| {
+            // A record that the broker refuses is refused again: there is no use in trying.
+            self.refused(records).map_or(failed, Failed::Fatal)
+        })
+    }
+
+    fn carry_out(
+        &self,
+        records: &[Outgoing],
+        group: &ConsumerGroupMetadata,
+        notes: &TopicPartitionList,
+    ) -> Result<(), Failed> {
         for (index, out) in records.iter().enumerate() {
             self.produce(index, out)?;
         }
-        let group = consumer.group_metadata().ok_or_else(|| Failed::Fatal(Fault::Fatal("no group".into())))?;
-        watched(&self.slot, "send_offsets_to_transaction", REQUEST_TIMEOUT, || {
-            self.producer.send_offsets_to_transaction(notes, &group, REQUEST_TIMEOUT)
-        })
-        .map_err(|e| classify("notes cannot be written", &e))?;
-        watched(&self.slot, "commit_transaction", PATIENCE, || self.producer.commit_transaction(PATIENCE)).map_err(
-            |e| match self.refused() {
-                Some(fault) => Failed::Fatal(fault),
-                None => classify("the transaction cannot be committed", &e),
-            },
-        )
+        let sent = watched(&self.slot, "send_offsets_to_transaction", REQUEST_TIMEOUT, || {
+            self.producer.send_offsets_to_transaction(notes, group, REQUEST_TIMEOUT)
+        });
+        sent.map_err(|e| classify("notes cannot be written", &e))?;
+        let committed =
+            watched(&self.slot, "commit_transaction", PATIENCE, || self.producer.commit_transaction(PATIENCE));
+        committed.map_err(|e| classify("the transaction cannot be committed", &e))
     }
 
     fn produce(&self, index: usize, out: &Outgoing) -> Result<(), Failed> {
@@ -189,7 +187,7 @@ impl Sender {
             .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: value.as_ref() }));
         let mut record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(&self.topic, index)
             .partition(out.partition)
-            .timestamp(timestamp_ms.unwrap_or(-1))
+            .timestamp(timestamp_ms.unwrap_or(NO_TIMESTAMP))
             .headers(headers);
         (record.key, record.payload) = (key.as_deref(), value.as_deref());
         let deadline = Instant::now() + PATIENCE;
@@ -197,22 +195,39 @@ impl Sender {
             record = match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(Code::QueueFull), back)) if Instant::now() < deadline => back,
-                Err((error, _)) => return Err(classify("a record cannot be sent", &error)),
+                Err((error, _)) => {
+                    let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+                    if let Some(place) = self.delivered.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index)
+                    {
+                        *place = Some(Err(code));
+                    }
+                    return Err(classify("a record cannot be sent", &error));
+                }
             };
             std::thread::park_timeout(Duration::from_millis(10));
         }
     }
 
-    /// A record that the broker refuses is refused again: there is no use in trying.
-    fn refused(&self) -> Option<Fault> {
+    /// The first record that the broker refuses for good, named by where it came from.
+    fn refused(&self, records: &[Outgoing]) -> Option<Fault> {
         let delivered = self.delivered.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let codes = delivered.iter().flatten().filter_map(|d| d.err());
-        let mut refused = codes.filter(|code| {
-            let broken =
-                [Code::MessageSizeTooLarge, Code::InvalidRecord, Code::InvalidTimestamp, Code::InvalidMessageSize];
-            broken.contains(code) || is_denied(*code)
+        let for_good = |code: &Code| {
+            [Code::MessageSizeTooLarge, Code::InvalidRecord, Code::InvalidTimestamp, Code::InvalidMessageSize]
+                .contains(code)
+                || is_denied(*code)
+        };
+        let mut refused = records.iter().zip(delivered.iter()).filter_map(|(out, place)| {
+            let code = place.and_then(Result::err).filter(for_good)?;
+            Some((out, code))
         });
-        refused.next().map(|code| Fault::Fatal(format!("{} refuses a record: {code}", self.topic)))
+        let (out, code) = refused.next()?;
+        // The last header says where the record came from; it is this program's own.
+        let origin = out.record.headers.last().and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
+        Some(Fault::Fatal(format!(
+            "{} refuses the record of {}: {code}; raise the topic's limits, or leave the record out",
+            self.topic,
+            origin.unwrap_or_default()
+        )))
     }
 
     fn offsets(&self) -> Result<Vec<i64>, Fault> {
@@ -221,6 +236,34 @@ impl Sender {
         let all: Option<Vec<i64>> = delivered.iter().map(offset).collect();
         all.ok_or_else(|| Fault::Fatal("a record was committed without a report of its place".into()))
     }
+}
+
+/// The notes under a group, by partition of `topic`: `None` where there is none. Waits out an open transaction of the sender.
+pub fn read_notes(
+    settings: &ClientSettings,
+    group: &str,
+    topic: &str,
+    partitions: i32,
+) -> Result<Vec<Option<String>>, Fault> {
+    let what = || format!("the notes of {group} cannot be read");
+    let mut asked = TopicPartitionList::new();
+    for partition in 0..partitions {
+        asked.add_partition(topic, partition);
+    }
+    let found = client_of(settings, group)?.committed_offsets(asked, REQUEST_TIMEOUT);
+    let mut notes = vec![None; partitions as usize];
+    for element in found.map_err(|e| fault(&what(), &e))?.elements() {
+        element.error().map_err(|e| fault(&what(), &e))?;
+        if let (Offset::Offset(_), Some(note)) = (element.offset(), notes.get_mut(element.partition() as usize)) {
+            *note = Some(element.metadata().to_owned());
+        }
+    }
+    Ok(notes)
+}
+
+fn client_of(settings: &ClientSettings, group: &str) -> Result<BaseConsumer<Quiet>, Fault> {
+    let settings = ClientSettings { group_id: group.to_owned(), ..settings.clone() };
+    settings.stable_offsets().create_with_context(Quiet).map_err(|e| fault("the consumer cannot be made", &e))
 }
 
 /// What a failure inside a transaction demands.
@@ -233,7 +276,6 @@ fn classify(what: &str, error: &KafkaError) -> Failed {
             Failed::Fatal(Fault::Fenced(format!("{text}: another process has taken over; only one may run at a time")))
         }
         Some(code) if is_denied(code) => Failed::Fatal(Fault::Fatal(format!("{text}; {GRANT}"))),
-        Some(Code::MessageSizeTooLarge) => Failed::Fatal(Fault::Fatal(text)),
         _ if transaction.is_some_and(|t| t.txn_requires_abort()) => Failed::Abortable(text),
         // Whether it was committed is not known here: the next start of the same id decides it and reads the notes.
         _ => Failed::Fatal(Fault::Retry(text)),

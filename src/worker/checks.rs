@@ -5,8 +5,8 @@ use crate::kafka::{ClientSettings, Fault, NewTopicSpec, TopicDescription, TopicN
 const DAY_MS: i64 = 24 * 3600 * 1000;
 /// Partitions of topics that are made anew, unless an operator says otherwise.
 const DEFAULT_PARTITIONS: i32 = 8;
-/// What the dead-letter topic takes beyond the commands topic's largest record: headers come on top.
-const DEAD_LETTER_ROOM_BYTES: i64 = 64 * 1024;
+/// What the dead-letter and backfill topics take beyond the commands topic's largest record: headers come on top.
+const HEADER_ROOM_BYTES: i64 = 64 * 1024;
 /// Kafka's default largest record batch.
 const DEFAULT_MAX_MESSAGE_BYTES: i64 = 1_048_588;
 
@@ -27,14 +27,19 @@ struct Wanted<'n> {
 
 fn wanted(topics: &TopicNames, window_ms: i64, commands_max: i64) -> [Wanted<'_>; 5] {
     let retention = (window_ms + DAY_MS).to_string();
-    let dead = (commands_max + DEAD_LETTER_ROOM_BYTES).to_string();
+    let roomy = (commands_max + HEADER_ROOM_BYTES).to_string();
     let create_time = ("message.timestamp.type", "CreateTime".to_owned());
     let policy = |policy: &str| ("cleanup.policy", policy.to_owned());
     [
         Wanted { name: &topics.commands, settings: vec![policy("delete")] },
         Wanted {
             name: &topics.backfill,
-            settings: vec![policy("delete"), ("retention.ms", "-1".to_owned()), create_time.clone()],
+            settings: vec![
+                policy("delete"),
+                ("retention.ms", "-1".to_owned()),
+                create_time.clone(),
+                ("max.message.bytes", roomy.clone()),
+            ],
         },
         Wanted {
             name: &topics.completions,
@@ -47,7 +52,7 @@ fn wanted(topics: &TopicNames, window_ms: i64, commands_max: i64) -> [Wanted<'_>
             ],
         },
         Wanted { name: &topics.cards, settings: vec![policy("compact"), create_time] },
-        Wanted { name: &topics.dead_letters, settings: vec![policy("delete"), ("max.message.bytes", dead)] },
+        Wanted { name: &topics.dead_letters, settings: vec![policy("delete"), ("max.message.bytes", roomy)] },
     ]
 }
 
@@ -223,7 +228,7 @@ fn setting_finding(topic: &str, setting: &str, wanted: &str, is: &str, window_ms
             (!enough).then(|| {
                 Finding::Warning(format!(
                     "{topic} takes records of {is} bytes, which a large command with its headers may exceed (its dead letter then goes \
-                     without the value); {mend}"
+                     without the value, its replay stops); {mend}"
                 ))
             })
         }

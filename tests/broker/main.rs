@@ -69,6 +69,7 @@ const TESTS: &[Test] = tests! {
         a_whole_topic_replayed_onto_a_live_projection_changes_nothing,
         a_replay_beyond_the_window_changes_nothing_that_is_newer,
         a_range_is_what_was_asked_and_what_is_gone_is_said,
+        an_interrupted_replay_that_retention_overtakes_says_what_is_gone,
         live_commands_are_answered_before_a_backlog_of_backfill,
     },
     redrive::{

@@ -20,7 +20,7 @@ fn cut_short(random: &mut Random, card: &str, currency: &str, at: i64) -> Comman
 
 fn accounts(site: &Site, card: &str) -> Vec<Value> {
     let of = |r: &Record| r.key.as_deref() == Some(card.as_bytes());
-    let last = site.read(&site.topics.cards).into_iter().filter(of).next_back();
+    let last = site.read(&site.topics.cards).into_iter().rfind(of);
     last.map_or(Vec::new(), |r| r.json()["accounts"].as_array().expect("a list").clone())
 }
 

@@ -88,7 +88,7 @@ pub fn a_replay_beyond_the_window_changes_nothing_that_is_newer(ctx: &Ctx) {
     let before = cards(&site);
     let newest = site.completions().iter().filter_map(|r| r.timestamp).max().expect("answers");
     wait_until("the window is over", 20, || now_ms() > newest + 1500);
-    let dry = spec.tool(&["replay", "--dry-run", "--changes", "-", "--report", "/dev/null", "--output", "json"]);
+    let dry = spec.tool(&["replay", "--dry-run", "--changes", "-", "--output", "json"]);
     assert!(!dry.out.contains("\"card_id\""), "no card would change: {}", dry.out);
     let report = spec.tool(&["replay", "--wait", "--output", "json"]).json(0);
     assert_eq!(report["tally"]["stale"], sent.len(), "{report}");
@@ -187,6 +187,7 @@ pub fn a_replay_that_is_killed_sends_each_record_once_with_time_headers_and_posi
     let sent = site
         .send(commands.into_iter().map(|c| c.header("traceparent", "00-1").header("replay-source", "x/0/9")).collect());
     let spec = site.spec("w");
+    site.admin.commit(&site.topics.commands, &site.admin.ends(&site.topics.commands, 2));
     for _ in 0..6 {
         let words = ["replay", "--id", "once", "--rate", "4000"];
         let mut tool = spec.command(&words).stderr(std::process::Stdio::null()).spawn().expect("the tool starts");
@@ -220,6 +221,12 @@ pub fn a_range_is_what_was_asked_and_what_is_gone_is_said(ctx: &Ctx) {
     let mut random = Random(705);
     let sent = site.send(history(&mut random, 2, 10, 200));
     let spec = site.spec("w");
+    // What the workers have not processed yet is not replayed: it would be overtaken.
+    spec.tool(&["replay", "--dry-run"]).refused(2, &["workers have processed"]);
+    let ends = site.admin.ends(&site.topics.commands, 2);
+    site.admin.commit(&site.topics.commands, &[40, ends[1]]);
+    assert_eq!(spec.tool(&["replay", "--dry-run", "--output", "json"]).json(0)["commands"], 40 + ends[1]);
+    site.admin.commit(&site.topics.commands, &ends);
     let counts = |words: &[&str]| {
         let words = [&["replay", "--dry-run", "--output", "json"], words].concat();
         let ran = spec.tool(&words);
@@ -248,6 +255,9 @@ pub fn a_range_is_what_was_asked_and_what_is_gone_is_said(ctx: &Ctx) {
     refused(2, &["--from-offset", "30", "--to-offset", "10"], &["backwards or empty"]);
     refused(2, &["--from-offset", "1000000"], &["empty"]);
     refused(2, &["--partition", "9"], &["partitions 0 to 1"]);
+    refused(2, &["--partition", "1", "--from-offset", "0:5"], &["empty"]);
+    refused(2, &["--report", "/no/such/folder/report"], &["/no/such/folder/report"]);
+    spec.tool(&["replay", "--card", &random.uuid()]).failed(2, &["none of its records"]);
     refused(2, &["--topic", "no-such-topic"], &["no topic no-such-topic"]);
     refused(2, &["--file", "/no/such/file"], &["/no/such/file"]);
     refused(2, &["--card", "x"], &["no UUID"]);
@@ -260,6 +270,27 @@ pub fn a_range_is_what_was_asked_and_what_is_gone_is_said(ctx: &Ctx) {
     assert_eq!(left.json(0)["ranges"][0]["deleted"], 20);
     let oldest = rfc3339(sent.iter().map(|c| c.timestamp).min().expect("some") - 1000);
     refused(1, &["--from", &oldest], &["partition 0: up to 25 records before offset 25"]);
+}
+
+/// What was left of an interrupted replay is deleted meanwhile: it says so, and goes on with the rest when that is wanted.
+pub fn an_interrupted_replay_that_retention_overtakes_says_what_is_gone(ctx: &Ctx) {
+    let site = Site::new(ctx, "overtaken", 1);
+    let mut random = Random(709);
+    let sent = site.send(history(&mut random, 1, 10, 3000));
+    site.admin.commit(&site.topics.commands, &[3000]);
+    let spec = site.spec("w");
+    let words = ["replay", "--id", "o", "--rate", "1000"];
+    let mut tool = spec.command(&words).stderr(std::process::Stdio::null()).spawn().expect("the tool starts");
+    wait_until("some are sent", 30, || site.admin.stable_end(&site.topics.backfill, 0) > 100);
+    tool.kill().expect("a kill");
+    tool.wait().expect("its end");
+    let before = site.read(&site.topics.backfill).len() as i64;
+    assert!(before < 2900, "it was interrupted: {before}");
+    site.admin.trim(&site.topics.commands, 0, before + 50);
+    let gone = format!("partition 0: offsets {before} to {} since the last run", before + 49);
+    spec.tool(&["replay", "--id", "o"]).failed(1, &[&gone, "--allow-deleted"]);
+    assert_eq!(spec.tool(&["replay", "--id", "o", "--allow-deleted"]).code, Some(0));
+    assert_eq!(site.read(&site.topics.backfill).len(), sent.len() - 50);
 }
 
 fn rfc3339(ms: i64) -> String {
@@ -334,7 +365,10 @@ pub fn a_file_fills_a_cluster_and_its_broken_lines_are_never_skipped(ctx: &Ctx) 
     assert_eq!(stopped.code, Some(1));
     assert!(stopped.err.contains("line 61:") && !stopped.err.contains("ES79"), "{stopped:?}");
     wait_until("what stands before the line is sent", 20, || other.read(&other.topics.backfill).len() == 60);
-    // Mended, gzipped, and gone on with; the name is the replay's, not the bytes.
+    let other_lines = lines.iter().rev().cloned().collect::<Vec<_>>().join("\n");
+    fs::write(&path, other_lines).expect("a file");
+    spec.tool(&["replay", "--file", &file, "--id", "f"]).failed(2, &["first lines differ"]);
+    // Mended, gzipped, and gone on with.
     lines[60] = good;
     let mut gzip = flate2::write::GzEncoder::new(fs::File::create(&path).expect("a file"), flate2::Compression::fast());
     gzip.write_all(lines.join("\n").as_bytes()).expect("written");
