@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// A bucket that holds a tenth of a second's commands, one at least.
+/// A bucket that holds a second's commands, one at least.
 pub struct Pace {
     rate: f64,
     tokens: f64,
@@ -22,7 +22,7 @@ impl Pace {
         }
         let earned = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
-        self.tokens = (self.tokens + earned).min((self.rate / 10.0).max(1.0));
+        self.tokens = (self.tokens + earned).min(self.rate.max(1.0));
         self.tokens as usize
     }
 
@@ -38,7 +38,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_second_brings_as_many_as_the_rate_says_and_an_idle_one_no_more_than_a_tenth() {
+    fn a_second_brings_as_many_as_the_rate_says_and_an_idle_one_no_more() {
         let start = Instant::now();
         for rate in [3, 1000] {
             let mut pace = Pace::new(rate, start);
@@ -50,7 +50,7 @@ mod tests {
             }
             assert!(sent.abs_diff(rate) <= 1, "{sent} of {rate}");
             let idle = pace.allows(start + Duration::from_secs(100)) as u64;
-            assert_eq!(idle, (rate / 10).max(1));
+            assert_eq!(idle, rate);
         }
         assert_eq!(Pace::new(0, start).allows(start), usize::MAX);
     }

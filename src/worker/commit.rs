@@ -53,6 +53,7 @@ impl<L: Log> Loop<L> {
 
     fn has_committed(&mut self, staged: StagedBatch, proof: Committed) -> CommittedBatch {
         self.failing_since = None;
+        self.share.committed(Instant::now());
         self.parts.metrics.transaction("committed");
         self.parts.status.heard((self.parts.clock)());
         staged.committed(proof)

@@ -6,6 +6,7 @@ use super::partition::{Cancel, Partition, Running};
 use super::queries::Question;
 use super::restorer::{RestoreJob, Restored};
 use super::rules::Rules;
+use super::share::Share;
 use super::stage::{Place, Stager};
 use super::status::{PartitionState, PartitionStatus, Status};
 use crate::kafka::{GroupEvent, Input, InputOffsets, Log, Record};
@@ -26,9 +27,6 @@ const BUSY_WAIT: Duration = Duration::from_millis(5);
 const REVOKE_ROUNDS: Duration = Duration::from_secs(2);
 /// How many batches the waiting room holds.
 const ROOM_BATCHES: usize = 4;
-/// Most backfilled commands of a batch: live commands that arrive meanwhile wait no longer than these take.
-const BACKFILL_PER_BATCH: usize = 1000;
-
 /// What a loop is made of.
 pub struct LoopParts<L> {
     /// Its connection.
@@ -73,10 +71,8 @@ pub struct Loop<L: Log> {
     pub(super) most: usize,
     restored: (Sender<Restored>, Receiver<Restored>),
     pub(super) failing_since: Option<Instant>,
+    pub(super) share: Share,
     pub(super) waited_for_disk: bool,
-    backfill_busy: bool,
-    backfill_tokens: f64,
-    tokens_ms: i64,
 }
 
 impl<L: Log> Loop<L> {
@@ -91,10 +87,8 @@ impl<L: Log> Loop<L> {
             most: parts.rules.batch_max_records,
             restored: unbounded(),
             failing_since: None,
+            share: Share::new(parts.rules.backfill_max_rate, parts.rules.marker_time, Instant::now()),
             waited_for_disk: false,
-            backfill_busy: false,
-            backfill_tokens: 0.0,
-            tokens_ms: 0,
             parts,
         }
     }
@@ -246,43 +240,34 @@ impl<L: Log> Loop<L> {
         while self.batch.len() < room && self.batch_bytes < ROOM_BATCHES * rules.batch_max_bytes {
             let before = self.batch.len();
             self.fetch(Input::Live, room - before, wait)?;
-            if self.batch.len() == before || started.elapsed() >= rules.batch_max_delay {
+            let enough = self.batch.len() == before || started.elapsed() >= rules.batch_max_delay;
+            wait = if enough { self.until_markers_are_written() } else { Duration::ZERO };
+            if enough && wait.is_zero() {
                 break;
             }
-            wait = Duration::ZERO;
         }
         self.poll_backfill()
     }
 
+    /// A full batch takes longer to be decided than the markers to be written.
+    fn until_markers_are_written(&self) -> Duration {
+        let full = self.batch.len() >= self.parts.rules.batch_max_records;
+        if full { Duration::ZERO } else { self.share.until_markers_are_written(Instant::now()) }
+    }
+
     fn poll_backfill(&mut self) -> Result<(), Stop> {
-        let live = self.batch.len();
-        let most = BACKFILL_PER_BATCH.min(self.parts.rules.batch_max_records.saturating_sub(live));
-        let most = most.min(self.backfill_allowance());
-        self.backfill_busy = false;
+        let (live, rules) = (self.batch.len(), &self.parts.rules);
         // A batch that live commands nearly fill means that more of them are waiting.
-        let full = self.batch_bytes >= self.parts.rules.batch_max_bytes;
-        if most == 0 || full || live > self.parts.rules.batch_max_records / 2 {
+        let full = self.batch_bytes >= rules.batch_max_bytes || live > rules.batch_max_records / 2;
+        let room = rules.batch_max_records.saturating_sub(live);
+        let most = self.share.allows(live, Instant::now(), (self.parts.clock)()).min(room);
+        if most == 0 || full {
             return Ok(());
         }
         self.fetch(Input::Backfill, most, Duration::ZERO)?;
         // A partition that cannot be read on takes its waiting live commands along.
-        let taken = self.batch.len().saturating_sub(live);
-        self.backfill_busy = taken > 0;
-        self.backfill_tokens -= taken as f64;
+        self.share.took(self.batch.len().saturating_sub(live), Instant::now());
         Ok(())
-    }
-
-    /// How many backfilled commands the rate allows now.
-    fn backfill_allowance(&mut self) -> usize {
-        let rate = self.parts.rules.backfill_max_rate as f64;
-        if rate == 0.0 {
-            return usize::MAX;
-        }
-        let now_ms = (self.parts.clock)();
-        let elapsed_ms = (now_ms - self.tokens_ms).clamp(0, 1000) as f64;
-        self.tokens_ms = now_ms;
-        self.backfill_tokens = (self.backfill_tokens + rate * elapsed_ms / 1000.0).min(rate.max(1.0));
-        self.backfill_tokens.max(0.0) as usize
     }
 
     fn fetch(&mut self, input: Input, most: usize, wait: Duration) -> Result<(), Stop> {
@@ -310,11 +295,8 @@ impl<L: Log> Loop<L> {
             Partition::Restoring(_) => true,
             Partition::Running(r) => r.commit_due || r.ends_requested || r.projection.in_round(),
         };
-        match (self.backfill_busy, self.partitions.values().any(busy)) {
-            (true, _) => Duration::ZERO,
-            (_, true) => BUSY_WAIT,
-            _ => IDLE_WAIT,
-        }
+        let soon = if self.partitions.values().any(busy) { BUSY_WAIT } else { IDLE_WAIT };
+        self.share.wait(Instant::now()).unwrap_or(soon)
     }
 
     // --- decode, decide, stage ---

@@ -23,6 +23,7 @@ mod restore;
 mod restorer;
 mod rounds;
 mod rules;
+mod share;
 mod snapshot;
 mod stage;
 mod status;

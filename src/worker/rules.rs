@@ -43,6 +43,8 @@ pub struct Rules {
     pub batch_max_bytes: usize,
     /// Longest time that a batch is filled while more is waiting.
     pub batch_max_delay: Duration,
+    /// How long the broker takes to write a transaction's markers, roughly.
+    pub marker_time: Duration,
     /// Time after which a round is due if it pays.
     pub checkpoint_interval: Duration,
     /// Records to replay beyond which a round is due.

@@ -66,6 +66,7 @@ pub fn rules() -> Rules {
         batch_max_records: 100,
         batch_max_bytes: 64 << 20,
         batch_max_delay: Duration::from_secs(10),
+        marker_time: Duration::ZERO,
         checkpoint_interval: Duration::from_secs(3600),
         checkpoint_max_tail: 1_000_000,
         drain_timeout: Duration::from_secs(10),
