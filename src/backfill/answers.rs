@@ -43,6 +43,8 @@ pub fn wait_for_answers(
     let mut tally = count(settings, workers, progress, own)?;
     let missing = own.count().saturating_sub(tally.answered());
     (tally.suppressed, tally.untold) = if silent { (missing, 0) } else { (0, missing) };
+    // Their places were trimmed since an earlier run sent them.
+    tally.untold += progress.sent().saturating_sub(own.count());
     Ok(Some(tally))
 }
 

@@ -31,7 +31,7 @@ pub use own::Own;
 pub use prepare::{Asked, Origin, Prepared, backfill_partitions, begin, disagreeing_key, find_own, prepare, resume};
 pub use range::{Bound, Bounds, Misuse, Range, Span};
 pub use redrive::{Redrive, Redriven, redrive_group};
-pub use replay::{Ended, Manner, Replay, Seen};
+pub use replay::{Ended, Manner, Replay, Seen, set_aside};
 pub use report::{Report, ReportSpan};
 pub use source::{Cards, Chunk, Source};
 pub use tally::ReplayTally;

@@ -49,6 +49,11 @@ impl Stamp {
         Self { id: id.to_owned(), origin: name.to_owned(), placing: Placing::ByKey, partitions }
     }
 
+    /// The topic or file.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// Where a key belongs.
     pub fn partition_of_key(&self, key: &[u8]) -> i32 {
         partition_of(key, self.partitions)

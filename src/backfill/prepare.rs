@@ -82,7 +82,8 @@ pub fn prepare(target: &ClientSettings, workers: &mut Workers, asked: Asked) -> 
     match origin {
         Origin::File { name, lines, default_ms, set_aside } => {
             let stamp = Stamp::of_file(&id, &name, partitions);
-            let plan = hash(&format!("file {name} {default_ms:?} {named:?}"));
+            // The lines themselves tell whether it is the same file.
+            let plan = hash(&format!("file {named:?}"));
             let source = Source::Lines(LineSource::new(lines, default_ms, cards, stamp, set_aside));
             Ok(Prepared { source, spans: Vec::new(), placing: Placing::ByKey, partitions, plan })
         }
@@ -198,27 +199,25 @@ pub fn resume(target: &ClientSettings, group: &str, prepared: &Prepared) -> Resu
         Progress::read(&notes).map_err(|why| Failed::Stop(format!("the notes under the group {group}: {why}")))?;
     match read {
         Some(progress) if progress.plan != prepared.plan => Err(Failed::Misuse(
-            "this id belongs to a replay of something else: repeat its arguments, or begin with another id".into(),
+            "this id belongs to a replay of another source, range or list of cards: repeat those, or begin with another id".into(),
         )),
         other => Ok(other),
     }
 }
 
-/// Finds the places of the commands that earlier runs of an id have sent. Gives how many offsets were trimmed meanwhile, whose
-/// answers cannot be told any more.
+/// Finds the places of the commands that earlier runs of an id have sent, as far as they were not trimmed since.
 pub fn find_own(
     target: &ClientSettings,
     workers: &mut Workers,
     (id, progress): (&str, &Progress),
     own: &mut Own,
-) -> Result<u64, Failed> {
+) -> Result<(), Failed> {
     let topic = &target.topics.backfill;
     let mut backfill =
         History::open(target, topic)?.ok_or_else(|| Failed::Misuse(format!("there is no topic {topic}")))?;
-    let (mut spans, mut trimmed) = (Spans::new(), 0);
+    let mut spans = Spans::new();
     for (partition, baseline) in (0..).zip(&progress.baselines) {
         let (start, end) = workers.reader().input_bounds(Input::Backfill, partition)?;
-        trimmed += (start - baseline.backfill).max(0) as u64;
         spans.insert(partition, (baseline.backfill.max(start), end));
     }
     read_spans(&mut backfill, &spans, |record| {
@@ -227,6 +226,5 @@ pub fn find_own(
             own.add(record.partition, record.offset);
         }
         true
-    })?;
-    Ok(trimmed)
+    })
 }

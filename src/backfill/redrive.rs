@@ -8,9 +8,10 @@
 use super::Failed;
 use super::ledger::{Page, page_of};
 use super::letters::Letter;
+use super::lines::card_of;
 use super::outgoing::sendable_ms;
 use crate::kafka::{ClientSettings, MemoryRecord, Note, Outgoing, Sender, read_notes};
-use crate::wire::{REDRIVE_SOURCE, Source, is_kept};
+use crate::wire::{REDRIVE_SOURCE, Source, is_kept, partition_of};
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
@@ -59,6 +60,10 @@ pub struct Redrive {
     pub edit: Option<String>,
     /// Letters set aside before this are held back.
     pub certain_from_ms: i64,
+    /// Whether letters that were sent before are sent again.
+    pub again: bool,
+    /// Whether cards are where Java clients put their keys: a letter without a key may then be placed by its card.
+    pub places_by_key: bool,
     /// What became of them so far.
     pub done: Redriven,
     pages: BTreeMap<i64, Vec<Page>>,
@@ -79,6 +84,8 @@ impl Redrive {
             to_partitions,
             edit: None,
             certain_from_ms: i64::MIN,
+            again: false,
+            places_by_key: true,
             done: Redriven::default(),
             pages: BTreeMap::new(),
             waiting: Vec::new(),
@@ -94,7 +101,7 @@ impl Redrive {
             self.at = at;
         }
         let place = (letter.partition, letter.offset);
-        if self.page(at)?.has(letter.offset) {
+        if self.page(at)?.has(letter.offset) && !self.again {
             self.done.before += 1;
         } else if letter.omitted.is_some() {
             self.done.omitted.push(place);
@@ -104,7 +111,10 @@ impl Redrive {
             self.done.misplaced.push(place);
         } else {
             match self.mended(letter) {
-                Ok(value) => self.waiting.push((letter.offset, self.outgoing(letter, value))),
+                Ok(value) => match self.outgoing(letter, value) {
+                    Some(out) => self.waiting.push((letter.offset, out)),
+                    None => self.done.misplaced.push(place),
+                },
                 Err(why) => self.done.unedited.push((letter.partition, letter.offset, why)),
             }
         }
@@ -158,19 +168,29 @@ impl Redrive {
         }
     }
 
-    fn outgoing(&self, letter: &Letter, value: Option<Vec<u8>>) -> Outgoing {
+    /// The letter as it is sent: where it came from, under its key. Without a key its partition was chance; a value that names a
+    /// card goes where that card's key belongs, `None` where that cannot be told.
+    fn outgoing(&self, letter: &Letter, value: Option<Vec<u8>>) -> Option<Outgoing> {
+        let (partition, key) = match (&letter.original.key, card_of(value.as_deref())) {
+            (None, Some(_)) if !self.places_by_key => return None,
+            (None, Some(card)) => {
+                let key = card.to_string().into_bytes();
+                (partition_of(&key, self.to_partitions), Some(key))
+            }
+            (key, _) => (letter.source_partition, key.clone()),
+        };
         let mut headers: Vec<_> = letter.original.headers.iter().filter(|(n, _)| is_kept(n)).cloned().collect();
         let mut source = Vec::new();
         Source { topic: &self.from.0, partition: letter.partition, offset: letter.offset }.write(&mut source);
         headers.push((REDRIVE_SOURCE.to_owned(), Some(source)));
         let record = MemoryRecord {
-            key: letter.original.key.clone(),
+            key,
             value,
             headers,
             // A record without a time counts as of when it was decided, which is when it was set aside.
             timestamp_ms: Some(sendable_ms(letter.timestamp_ms.unwrap_or(letter.at_ms))),
         };
-        Outgoing { partition: letter.source_partition, record }
+        Some(Outgoing { partition, record })
     }
 }
 

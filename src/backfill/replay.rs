@@ -100,7 +100,8 @@ impl Replay {
             }
             let mut chunk = self.source.next(most)?;
             pace.took(chunk.commands.len());
-            self.set_aside(&chunk.broken)?;
+            // Before the chunk is noted as done: a line that is set aside twice after a kill is no harm, one that is lost is.
+            self.set_aside += set_aside(&chunk.broken, &mut self.manner.rejects)?;
             self.send(&chunk)?;
             match chunk.stopped_at.take() {
                 Some(broken) => return Ok(Ended::Broken(broken)),
@@ -141,19 +142,6 @@ impl Replay {
         Ok(())
     }
 
-    /// Before the chunk is noted as done: a line that is set aside twice after a kill is no harm, one that is lost is.
-    fn set_aside(&mut self, broken: &[Broken]) -> Result<(), Failed> {
-        let Some(rejects) = self.manner.rejects.as_mut().filter(|_| !broken.is_empty()) else { return Ok(()) };
-        for line in broken {
-            rejects.write_all(&line.bytes)?;
-            rejects.write_all(b"\n")?;
-            tracing::warn!(line = line.line, what = line.what, "a line is set aside");
-        }
-        rejects.flush()?;
-        self.set_aside += broken.len() as u64;
-        Ok(())
-    }
-
     /// How many commands may be sent now: 0 while as many as allowed wait for the workers.
     fn room(&mut self) -> Result<usize, Failed> {
         let (sent, most) = (self.own.count(), self.manner.max_in_flight);
@@ -166,6 +154,18 @@ impl Replay {
         self.workers.reset_patience();
         Ok((most - in_flight) as usize)
     }
+}
+
+/// Sets lines aside as they came; gives how many.
+pub fn set_aside(broken: &[Broken], rejects: &mut Option<Box<dyn Write>>) -> Result<u64, Failed> {
+    let Some(rejects) = rejects.as_mut().filter(|_| !broken.is_empty()) else { return Ok(0) };
+    for line in broken {
+        rejects.write_all(&line.bytes)?;
+        rejects.write_all(b"\n")?;
+        tracing::warn!(line = line.line, what = line.what, "a line is set aside");
+    }
+    rejects.flush()?;
+    Ok(broken.len() as u64)
 }
 
 /// The notes of a replay's progress, each within what the broker takes.

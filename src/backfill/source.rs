@@ -212,12 +212,17 @@ impl LineSource {
         Self { lines, cards, stamp, default_ms, set_aside }
     }
 
+    fn next_line(&mut self) -> Result<Option<Vec<u8>>, Failed> {
+        let line = self.lines.next_line();
+        line.map_err(|e| Failed::Stop(format!("{}, behind line {}: {e}", self.stamp.origin(), self.lines.read)))
+    }
+
     /// Passes over the lines that an earlier run has done, which must be the same.
     fn skip(&mut self, lines: i64, digest: Option<u64>) -> Result<(), Failed> {
         let other =
             || Failed::Misuse("the input is not the one that this replay began with: its first lines differ".into());
         while self.lines.read < lines {
-            self.lines.next_line()?.ok_or_else(other)?;
+            self.next_line()?.ok_or_else(other)?;
         }
         if lines > 0 && digest != Some(self.lines.digest()) { Err(other()) } else { Ok(()) }
     }
@@ -227,7 +232,7 @@ impl LineSource {
         let until = Instant::now() + FILL;
         while !chunk.is_full(most) && Instant::now() < until {
             let before = (self.lines.read, self.lines.digest());
-            let Some(line) = self.lines.next_line()? else {
+            let Some(line) = self.next_line()? else {
                 chunk.ended = true;
                 break;
             };

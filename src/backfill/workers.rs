@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How often they are asked at most.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long they make no progress before that is said.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How long they may make no progress while they are waited for.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -19,6 +21,8 @@ pub struct Workers {
     asked: Option<Instant>,
     processed: u64,
     moved: Instant,
+    /// Whether it was said that they stand still.
+    told: bool,
 }
 
 impl Workers {
@@ -31,6 +35,7 @@ impl Workers {
             asked: None,
             processed: 0,
             moved: Instant::now(),
+            told: false,
         }
     }
 
@@ -51,7 +56,7 @@ impl Workers {
         let found: BTreeMap<i32, i64> = found.into_iter().map(|(p, offsets)| (p, next(offsets))).collect();
         if found != self.committed {
             // Another replay's commands are progress too: these stand behind them.
-            self.moved = Instant::now();
+            (self.moved, self.told) = (Instant::now(), false);
         }
         self.committed = found;
         Ok(&self.committed)
@@ -73,7 +78,10 @@ impl Workers {
     }
 
     /// An error when they have stood still for too long while they were waited for.
-    pub fn check_patience(&self) -> Result<(), Failed> {
+    pub fn check_patience(&mut self) -> Result<(), Failed> {
+        if self.moved.elapsed() > SILENCE && !std::mem::replace(&mut self.told, true) {
+            tracing::warn!("no worker has processed a backfilled command for {} s: does one run?", SILENCE.as_secs());
+        }
         if self.moved.elapsed() <= PATIENCE {
             return Ok(());
         }

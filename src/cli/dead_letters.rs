@@ -4,7 +4,8 @@ use super::replay_source::time;
 use super::table::table;
 use super::{ConfigSource, Exit, Failure, Output};
 use crate::backfill::{
-    Letter, LetterFilter, Redrive, Redriven, Summary, masked_text, read_letters, readable_time, redrive_group,
+    Letter, LetterFilter, Redrive, Redriven, Summary, disagreeing_key, masked_text, read_letters, readable_time,
+    redrive_group,
 };
 use crate::config::Config;
 use crate::domain::DeadReason;
@@ -89,6 +90,9 @@ struct How {
     /// Send nothing, only say what would be sent
     #[arg(long)]
     dry_run: bool,
+    /// Send also letters that were sent before; only those named with --at
+    #[arg(long, requires = "places")]
+    again: bool,
     /// Send also letters that are older than the notes of what was sent are kept
     #[arg(long)]
     even_if_doubtful: bool,
@@ -151,7 +155,10 @@ fn list(wanted: &Wanted, limit: usize) -> Result<Exit, Failure> {
                 vec![place, readable_time(l.at_ms), l.reason.clone(), l.source.clone(), bytes]
             };
             let rows: Vec<_> = letters.iter().map(row).collect();
-            print!("{}", table(&["at", "set aside", "reason", "from", "bytes"], &rows));
+            match rows.is_empty() {
+                true => println!("no dead letters"),
+                false => print!("{}", table(&["at", "set aside", "reason", "from", "bytes"], &rows)),
+            }
         }
     }
     if more {
@@ -252,7 +259,8 @@ fn redrive(wanted: &Wanted, how: &How) -> Result<Exit, Failure> {
     let sender = (!how.dry_run).then(start).transpose()?;
     let from = (config.kafka.topics.dead_letters.clone(), letters.partitions());
     let mut redrive = Redrive::new(&config.kafka, sender, from, partitions);
-    redrive.edit = how.edit.clone();
+    (redrive.edit, redrive.again) = (how.edit.clone(), how.again);
+    redrive.places_by_key = disagreeing_key(&config.kafka)?.is_none();
     if !how.even_if_doubtful {
         redrive.certain_from_ms = now_ms() - notes_kept_ms(&config.kafka)?;
     }
@@ -305,7 +313,7 @@ fn conclude(done: &Redriven, to: &str, how: &How, output: Output) -> Result<Exit
         doubtful.iter().for_each(|at| {
             println!("{at} not sent: it is older than the notes of what was sent are kept; if nobody has, add --even-if-doubtful");
         });
-        misplaced.iter().for_each(|at| println!("{at} not sent: {to} has no partition like the one that it came from"));
+        misplaced.iter().for_each(|at| println!("{at} not sent: its partition in {to} cannot be told"));
         done.unedited.iter().for_each(|(p, o, why)| println!("{p}/{o} not sent: {why}"));
     }
     let kept_back = ![&omitted, &doubtful, &misplaced].iter().all(|of| of.is_empty()) || !unedited.is_empty();

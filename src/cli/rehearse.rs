@@ -2,10 +2,11 @@
 
 use super::Failure;
 use super::progress::Progress;
-use crate::backfill::{Ended, Prepared, ReplayTally};
+use crate::backfill::{Ended, Prepared, ReplayTally, set_aside};
 use crate::config::Config;
 use crate::domain::{DeadReason, ErrorCode, StoredAccount};
 use crate::kafka::{Body, Input, KafkaReader, Outgoing, Record, Watchdog};
+use crate::observe::masked_account;
 use crate::projection::LogIdentity;
 use crate::worker::{ChangedCard, CommandResult, Rehearsal, SnapshotParts, Tally, now_ms};
 use serde_json::{Value, json};
@@ -27,6 +28,8 @@ pub struct Rehearsed {
     pub commands: u64,
     /// Records that were not meant.
     pub passed_over: u64,
+    /// Lines set aside.
+    pub set_aside: u64,
     /// How it ended.
     pub ended: Ended,
 }
@@ -34,7 +37,7 @@ pub struct Rehearsed {
 pub fn rehearse(
     config: &Config,
     prepared: Prepared,
-    changes: Option<&Path>,
+    (changes, mut rejects): (Option<&Path>, Option<Box<dyn Write>>),
     stop: &AtomicBool,
 ) -> Result<Rehearsed, Failure> {
     let mut rehearsal = snapshot(config, prepared.partitions, changes.is_some())?;
@@ -42,7 +45,7 @@ pub fn rehearse(
     let lanes = source.lanes();
     source.start(&lanes, None)?;
     let mut bar = Progress::new("commands decided");
-    let (mut commands, mut passed_over) = (0, 0);
+    let (mut commands, mut passed_over, mut aside) = (0, 0, 0);
     let mut next: BTreeMap<i32, i64> = BTreeMap::new();
     let ended = loop {
         if stop.load(Ordering::Acquire) {
@@ -51,6 +54,7 @@ pub fn rehearse(
         let chunk = source.next(CHUNK)?;
         commands += chunk.commands.len() as u64;
         passed_over += chunk.passed_over;
+        aside += set_aside(&chunk.broken, &mut rejects)?;
         let records = chunk.commands.into_iter().map(|out| as_read(out, &mut next)).collect();
         rehearsal.decide(records, now_ms())?;
         bar.at("deciding", commands, None);
@@ -64,7 +68,7 @@ pub fn rehearse(
     if let Some(path) = changes {
         write_changes(path, &rehearsal).map_err(|e| Failure::usage(format!("--changes {}: {e}", path.display())))?;
     }
-    Ok(Rehearsed { tally: figures(rehearsal.tally()), commands, passed_over, ended })
+    Ok(Rehearsed { tally: figures(rehearsal.tally()), commands, passed_over, set_aside: aside, ended })
 }
 
 /// The cards and remembered requests as the topics have them now.
@@ -126,25 +130,12 @@ fn write_changes(path: &Path, rehearsal: &Rehearsal) -> std::io::Result<()> {
 /// What a card would lose and gain; numbers masked.
 fn difference(changed: &ChangedCard) -> Value {
     let only_in = |these: &[StoredAccount], those: &[StoredAccount]| -> Vec<Value> {
-        these.iter().filter(|account| !those.contains(account)).map(masked).collect()
+        these.iter().filter(|account| !those.contains(account)).map(masked_account).collect()
     };
     json!({
         "card_id": changed.card_id.to_string(),
         "partition": changed.partition,
         "removed": only_in(&changed.before, &changed.after),
         "added": only_in(&changed.after, &changed.before),
-    })
-}
-
-/// An account as it may be shown.
-pub fn masked(stored: &StoredAccount) -> Value {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    json!({
-        "iban": stored.account.masked_number(),
-        "currency": text(&stored.account.currency.code()),
-        "type": text(stored.account.kind.as_bytes()),
-        "request_id": stored.request_id.to_string(),
-        "updated_at": stored.updated_at_ms,
-        "source_offset": stored.source_offset,
     })
 }

@@ -63,8 +63,8 @@ pub struct ReplayArgs {
     /// The time (RFC 3339) of lines of a file that carry none: what is on a card since then is newer
     #[arg(long, value_name = "TIME", requires = "file")]
     pub(super) timestamp: Option<String>,
-    /// Set broken lines of a file aside in this one, as they came; else the first ends the replay
-    #[arg(long, value_name = "FILE", requires = "file", conflicts_with = "dry_run")]
+    /// Append broken lines of a file to this one, as they came; else the first ends the replay
+    #[arg(long, value_name = "FILE", requires = "file")]
     pub(super) rejects: Option<PathBuf>,
     /// This replay's name: given again, it goes on where it was, after whatever ended it
     #[arg(long, value_name = "NAME")]
@@ -225,8 +225,9 @@ fn dry(args: &ReplayArgs, config: &Config, prepared: Prepared, stop: &AtomicBool
     if is_empty(&prepared) {
         return Err(empty_range());
     }
-    let Rehearsed { tally, commands, passed_over, ended } = rehearse(config, prepared, args.changes.as_deref(), stop)?;
-    Ok(Outcome { ended: Ok(ended), commands, passed_over, set_aside: 0, tally: Some(tally) })
+    let rehearsed = rehearse(config, prepared, (args.changes.as_deref(), rejects(args)?), stop)?;
+    let Rehearsed { tally, commands, passed_over, set_aside, ended } = rehearsed;
+    Ok(Outcome { ended: Ok(ended), commands, passed_over, set_aside, tally: Some(tally) })
 }
 
 fn send(
@@ -245,7 +246,8 @@ fn send(
         Some(mut progress) => {
             eprintln!("replay {id} goes on: {} commands were sent already", progress.sent());
             accept_deleted(args, &deleted_meanwhile(&prepared, &mut progress)?)?;
-            say_what_is_untold(find_own(kafka, &mut workers, (id, &progress), &mut own)?);
+            find_own(kafka, &mut workers, (id, &progress), &mut own)?;
+            say_what_is_untold(&progress, &own);
             progress
         }
         None => {
@@ -260,12 +262,8 @@ fn send(
     };
     let mut source = prepared.source;
     source.start(&progress.lanes, progress.digest)?;
-    let manner = Manner {
-        rate: args.rate,
-        max_in_flight: args.max_in_flight,
-        rejects: args.rejects.as_deref().map(rejects).transpose()?,
-        stop: stop.clone(),
-    };
+    let manner =
+        Manner { rate: args.rate, max_in_flight: args.max_in_flight, rejects: rejects(args)?, stop: stop.clone() };
     let replay = Replay { group, topic, sender, workers, source, manner, progress, own, passed_over: 0, set_aside: 0 };
     Ok(carry_out(args, config, replay, stop))
 }
@@ -303,10 +301,16 @@ fn wait(config: &Config, replay: &mut Replay, stop: &AtomicBool) -> Result<Optio
     Ok(tally)
 }
 
-fn rejects(path: &Path) -> Result<Box<dyn Write>, Failure> {
-    let file = File::options().create(true).append(true).open(path);
-    let file = file.map_err(|e| Failure::usage(format!("--rejects {}: {e}", path.display())))?;
-    Ok(Box::new(file))
+/// Appended to: a replay that goes on goes on there too.
+fn rejects(args: &ReplayArgs) -> Result<Option<Box<dyn Write>>, Failure> {
+    let Some(path) = &args.rejects else { return Ok(None) };
+    let wrong = |why: &dyn std::fmt::Display| Failure::usage(format!("--rejects {}: {why}", path.display()));
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    if args.file.as_deref().and_then(real).is_some_and(|input| real(path) == Some(input)) {
+        return Err(wrong(&"it is the input itself"));
+    }
+    let file = File::options().create(true).append(true).open(path).map_err(|e| wrong(&e))?;
+    Ok(Some(Box::new(file)))
 }
 
 /// What is processed is no longer needed; where it cannot be deleted it only takes room.
@@ -320,11 +324,11 @@ fn trim(kafka: &ClientSettings, workers: &mut Workers) {
     }
 }
 
-fn say_what_is_untold(trimmed: u64) {
-    if trimmed > 0 {
+fn say_what_is_untold(progress: &Progress, own: &Own) {
+    let untold = progress.sent().saturating_sub(own.count());
+    if untold > 0 {
         eprintln!(
-            "{trimmed} offsets of the backfill topic were trimmed since this replay began: commands of it that lay there are processed, \
-             but their answers are not in the tally"
+            "{untold} of them were processed and are deleted from the backfill topic: their answers are not in a tally"
         );
     }
 }
@@ -366,6 +370,7 @@ fn conclude(args: &ReplayArgs, report: &Report, ended: Result<Ended, Failed>) ->
         Ok(Ended::Sent) if report.commands == 0 && args.file.is_none() => {
             Err(Failure::usage("the range is empty: none of its records is meant"))
         }
+        Ok(Ended::Sent) if report.set_aside > 0 => Ok(Exit::Differs),
         Ok(Ended::Sent) if report.tally.as_ref().is_some_and(|t| !t.is_clean()) => Ok(Exit::Differs),
         Ok(Ended::Sent) => Ok(Exit::Done),
     }

@@ -89,6 +89,9 @@ pub fn cards(args: &ReplayArgs) -> Result<Cards, Failure> {
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         named.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned));
     }
+    if named.is_empty() {
+        return Err(Failure::usage("--cards-file: it names no card"));
+    }
     let parse = |(index, text): (usize, &String)| {
         CardId::parse(text).ok_or_else(|| Failure::usage(format!("card {} of those named is no UUID", index + 1)))
     };

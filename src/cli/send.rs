@@ -108,6 +108,9 @@ impl Sent {
     fn send(&mut self, upstream: &Upstream, command: &[u8]) -> Result<(), Failure> {
         let parsed: Option<Value> = serde_json::from_slice(command).ok();
         let field = |name: &str| parsed.as_ref()?.get(name)?.as_str().map(str::to_ascii_lowercase);
+        if parsed.as_ref().is_some_and(|v| v.get("value").is_some() && v.get("request_id").is_none()) {
+            return Err(Failure::usage("a line is an envelope around a command: `replay --file` takes those"));
+        }
         let key = field("card_id");
         upstream.send(key.as_deref().map(str::as_bytes), command, &[])?;
         self.commands += 1;

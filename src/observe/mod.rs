@@ -11,7 +11,7 @@ mod traces;
 
 pub use gather::Sources;
 pub use health::{Check, is_ready, readiness};
-pub use http::{Shown, serve};
+pub use http::{Shown, masked_account, serve};
 pub use logs::{LogFormat, init};
 pub use metrics::Metrics;
 pub use traces::Traces;

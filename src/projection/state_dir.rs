@@ -221,6 +221,9 @@ impl StateDir {
 
     /// Opens a copy of the store of a directory that no worker holds, to look at it; the directory stays as it is.
     pub fn open_to_read(path: &Path) -> Result<(Copy, SledStore), String> {
+        if !path.join(DATABASE).exists() {
+            return Err(format!("there is no state in {}", path.display()));
+        }
         let dir = Self::lock(path).map_err(|e| e.to_string())?;
         if let Some(doubt) = dir.doubt() {
             return Err(format!("the state in {} is in doubt: {doubt}", path.display()));

@@ -101,7 +101,10 @@ fn trial(config: &Config, partitions: i32, all: &mut Vec<Examined>) {
     let committed = match offsets(config, partitions) {
         Ok(committed) => committed,
         Err(fault) => {
-            let says = format!("{fault}; grant Read and Describe on group {}", config.kafka.group_id);
+            let says = match &fault {
+                Fault::Retry(_) => format!("{fault}; the brokers may not be ready yet, try again"),
+                _ => format!("{fault}; grant Read and Describe on group {}", config.kafka.group_id),
+            };
             all.push(examined("group", Found::Broken, says));
             return;
         }

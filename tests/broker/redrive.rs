@@ -1,5 +1,6 @@
 //! Promise: dead letters can be looked at without showing what they hold, mended, and sent again once, behind whatever is newer.
 
+use card_update_worker::wire::partition_of;
 use serde_json::Value;
 
 use crate::support::client::Record;
@@ -34,9 +35,17 @@ pub fn a_mended_dead_letter_is_sent_again_once_and_never_overwrites_newer_accoun
     let spec = site.spec("w");
     let mut worker = spec.start();
     let mut random = Random(710);
-    let (old, alone) = (random.uuid(), random.uuid());
+    // Where Java clients put their keys; else a letter without a key could not be placed.
+    let mut card_in = |partition| loop {
+        let card = random.uuid();
+        if partition_of(card.as_bytes(), 2) == partition {
+            break card;
+        }
+    };
+    let (old, alone, keyless) = (card_in(0), card_in(0), card_in(1));
     let before = now_ms() - 60_000;
     site.send(vec![
+        Command { key: None, ..cut_short(&mut random, &keyless, "USD", before) },
         cut_short(&mut random, &old, "USD", before),
         cut_short(&mut random, &alone, "USD", before),
         // Since then the first card has a newer account.
@@ -46,21 +55,22 @@ pub fn a_mended_dead_letter_is_sent_again_once_and_never_overwrites_newer_accoun
     site.wait_processed(&mut [&mut worker], 60);
     let newer = accounts(&site, &old);
     let listed = letters(&spec, &["list"], 0);
-    assert_eq!(listed.as_array().map(Vec::len), Some(3), "{listed}");
+    assert_eq!(listed.as_array().map(Vec::len), Some(4), "{listed}");
 
     let edit = ["--edit", "grep '^{' | sed 's/$/}/'"];
     let dry = letters(&spec, &[&["redrive", "--dry-run"][..], &edit].concat(), 3);
-    assert_eq!((&dry["sent"], dry["unedited"].as_array().map(Vec::len)), (&Value::from(2), Some(1)), "{dry}");
+    assert_eq!((&dry["sent"], dry["unedited"].as_array().map(Vec::len)), (&Value::from(3), Some(1)), "{dry}");
     assert!(site.read(&site.topics.backfill).is_empty(), "a dry run sends nothing");
     let sent = letters(&spec, &[&["redrive"][..], &edit].concat(), 3);
-    assert_eq!((&sent["sent"], &sent["sent_before"]), (&Value::from(2), &Value::from(0)));
+    assert_eq!((&sent["sent"], &sent["sent_before"]), (&Value::from(3), &Value::from(0)));
     let again = letters(&spec, &[&["redrive"][..], &edit].concat(), 3);
-    assert_eq!((&again["sent"], &again["sent_before"]), (&Value::from(0), &Value::from(2)), "{again}");
+    assert_eq!((&again["sent"], &again["sent_before"]), (&Value::from(0), &Value::from(3)), "{again}");
 
-    wait_until("both are processed", 60, || site.admin.committed(&site.topics.backfill, 2)[0] == Some(2));
+    wait_until("all are processed", 60, || site.admin.committed(&site.topics.backfill, 2) == [Some(2), Some(1)]);
     let records = site.read(&site.topics.backfill);
-    assert_eq!(records.len(), 2);
-    for (record, letter) in records.iter().zip(site.read(&site.topics.dead_letters)) {
+    assert_eq!(records.len(), 3);
+    let letters_with_key = site.read(&site.topics.dead_letters).into_iter().filter(|l| l.key.is_some());
+    for (record, letter) in records.iter().zip(letters_with_key).take(2) {
         let source = format!("{}/{}/{}", site.topics.dead_letters, letter.partition, letter.offset);
         assert_eq!(record.header("redrive-source"), Some(source.as_str()));
         assert_eq!((record.timestamp, record.partition, &record.key), (Some(before), 0, &letter.key));
@@ -68,6 +78,8 @@ pub fn a_mended_dead_letter_is_sent_again_once_and_never_overwrites_newer_accoun
         assert!(record.headers.iter().all(|(name, _)| !name.starts_with("dlq-")));
     }
     assert_eq!(accounts(&site, &old), newer, "a mended old command does not overwrite newer data");
+    assert_eq!((records[2].partition, records[2].key.as_deref()), (1, Some(keyless.as_bytes())), "placed by its card");
+    assert_eq!(accounts(&site, &keyless)[0]["iban"], IBAN);
     let mended = accounts(&site, &alone);
     assert_eq!((&mended[0]["iban"], &mended[0]["updated_at"]), (&Value::from(IBAN), &Value::from(before)));
     worker.stop();

@@ -373,8 +373,11 @@ pub fn a_file_fills_a_cluster_and_its_broken_lines_are_never_skipped(ctx: &Ctx) 
     let mut gzip = flate2::write::GzEncoder::new(fs::File::create(&path).expect("a file"), flate2::Compression::fast());
     gzip.write_all(lines.join("\n").as_bytes()).expect("written");
     gzip.finish().expect("written");
-    let report = spec.tool(&["replay", "--file", &file, "--id", "f", "--wait", "--output", "json"]).json(0);
+    let words = ["replay", "--file", &file, "--id", "f", "--wait", "--output", "json"];
+    let report = spec.tool(&words).json(0);
     assert_eq!((&report["commands"], &report["tally"]["applied"]), (&json!(120), &json!(120)), "{report}");
+    // Once more: nothing is left to send, and what was answered is no longer told.
+    assert_eq!(spec.tool(&words).json(3)["tally"]["untold"], 120);
     assert_eq!(without_positions(cards(&other)), without_positions(cards(&site)));
 
     // Set aside, line by line, as they came.
@@ -385,10 +388,12 @@ pub fn a_file_fills_a_cluster_and_its_broken_lines_are_never_skipped(ctx: &Ctx) 
     let rejects = other.path("rejects");
     let words = ["replay", "--file", &file, "--timestamp", "2024-05-01T00:00:00Z", "--wait", "--output", "json"];
     let rejects_of = |words: &[&str]| spec.tool(&[words, &["--rejects", rejects.to_str().expect("a path")]].concat());
-    let report = rejects_of(&words).json(0);
+    let report = rejects_of(&words).json(3);
     assert_eq!((&report["commands"], &report["set_aside"]), (&json!(2), &json!(3)), "{report}");
     assert_eq!(fs::read_to_string(&rejects).expect("rejects").lines().collect::<Vec<_>>(), broken);
     spec.tool(&["replay", "--file", &file]).failed(1, &["line 1:", "--timestamp"]);
+    spec.tool(&["replay", "--file", &file, "--rejects", &file]).refused(2, &["the input itself"]);
+
     worker.stop();
 }
 

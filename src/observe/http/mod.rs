@@ -7,6 +7,8 @@ mod read_api;
 mod routes;
 mod view;
 
+pub use read_api::masked_account;
+
 use super::Metrics;
 use crate::kafka::{Figures, Watchdog};
 use crate::projection::WriterStats;

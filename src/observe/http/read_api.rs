@@ -121,7 +121,7 @@ fn held(shown: &Shown) -> Vec<i32> {
 fn card_body(shown: &Shown, card_id: &CardId, partition: i32, accounts: &[StoredAccount]) -> Value {
     let status = shown.status.partitions().remove(&partition).unwrap_or_default();
     let live = status.inputs[Input::Live as usize];
-    let accounts: Vec<Value> = accounts.iter().map(account).collect();
+    let accounts: Vec<Value> = accounts.iter().map(masked_account).collect();
     json!({
         "card_id": card_id.to_string(),
         "accounts": accounts,
@@ -134,7 +134,8 @@ fn card_body(shown: &Shown, card_id: &CardId, partition: i32, accounts: &[Stored
     })
 }
 
-fn account(stored: &StoredAccount) -> Value {
+/// An account as it may be shown.
+pub fn masked_account(stored: &StoredAccount) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     json!({
         "iban": stored.account.masked_number(),
