@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Commands of a transaction.
-const CHUNK: usize = 5000;
+const CHUNK: usize = 1000;
 /// Pause while the rate or the workers allow nothing.
 const PAUSE: Duration = Duration::from_millis(5);
 

@@ -98,6 +98,9 @@ pub struct ReplayArgs {
     output: Output,
 }
 
+/// Where broken lines go, if they are set aside.
+type Rejects = Option<Box<dyn Write>>;
+
 /// What a run has found out for the report.
 struct Outcome {
     /// How it ended; an error ends it too, and what it did before counts.
@@ -124,6 +127,7 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     if let Some(path) = &args.report {
         Report::check(path).map_err(|e| Failure::usage(format!("--report {}: {e}", path.display())))?;
     }
+    let rejects = rejects(args)?;
     let watchdog = Watchdog::default();
     watchdog.start(end_at_once)?;
     let partitions = backfill_partitions(&config.kafka)?;
@@ -132,9 +136,9 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     check_placing(args, &config.kafka, &prepared)?;
     let (ranges, positions_kept) = (Report::ranges(&prepared.spans), prepared.placing == Placing::Own);
     let outcome = if args.dry_run {
-        dry(args, &config, prepared, &stop)?
+        dry(args, &config, (prepared, rejects), &stop)?
     } else {
-        send(args, &config, (&id, &watchdog), (prepared, workers), &stop)?
+        send(args, &config, (&id, &watchdog), (prepared, workers, rejects), &stop)?
     };
     let report = Report {
         id,
@@ -220,12 +224,17 @@ fn empty_range() -> Failure {
     Failure::usage("the range is empty: no record that the workers have processed lies in it")
 }
 
-fn dry(args: &ReplayArgs, config: &Config, prepared: Prepared, stop: &AtomicBool) -> Result<Outcome, Failure> {
+fn dry(
+    args: &ReplayArgs,
+    config: &Config,
+    (prepared, rejects): (Prepared, Rejects),
+    stop: &AtomicBool,
+) -> Result<Outcome, Failure> {
     accept_deleted(args, &deleted_before(args, &prepared.spans))?;
     if is_empty(&prepared) {
         return Err(empty_range());
     }
-    let rehearsed = rehearse(config, prepared, (args.changes.as_deref(), rejects(args)?), stop)?;
+    let rehearsed = rehearse(config, prepared, (args.changes.as_deref(), rejects), stop)?;
     let Rehearsed { tally, commands, passed_over, set_aside, ended } = rehearsed;
     Ok(Outcome { ended: Ok(ended), commands, passed_over, set_aside, tally: Some(tally) })
 }
@@ -234,7 +243,7 @@ fn send(
     args: &ReplayArgs,
     config: &Config,
     (id, watchdog): (&str, &Watchdog),
-    (prepared, mut workers): (Prepared, Workers),
+    (prepared, mut workers, rejects): (Prepared, Workers, Rejects),
     stop: &Arc<AtomicBool>,
 ) -> Result<Outcome, Failure> {
     let kafka = &config.kafka;
@@ -262,8 +271,7 @@ fn send(
     };
     let mut source = prepared.source;
     source.start(&progress.lanes, progress.digest)?;
-    let manner =
-        Manner { rate: args.rate, max_in_flight: args.max_in_flight, rejects: rejects(args)?, stop: stop.clone() };
+    let manner = Manner { rate: args.rate, max_in_flight: args.max_in_flight, rejects, stop: stop.clone() };
     let replay = Replay { group, topic, sender, workers, source, manner, progress, own, passed_over: 0, set_aside: 0 };
     Ok(carry_out(args, config, replay, stop))
 }
@@ -302,7 +310,7 @@ fn wait(config: &Config, replay: &mut Replay, stop: &AtomicBool) -> Result<Optio
 }
 
 /// Appended to: a replay that goes on goes on there too.
-fn rejects(args: &ReplayArgs) -> Result<Option<Box<dyn Write>>, Failure> {
+fn rejects(args: &ReplayArgs) -> Result<Rejects, Failure> {
     let Some(path) = &args.rejects else { return Ok(None) };
     let wrong = |why: &dyn std::fmt::Display| Failure::usage(format!("--rejects {}: {why}", path.display()));
     let real = |path: &Path| std::fs::canonicalize(path).ok();
