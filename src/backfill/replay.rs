@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Commands of a transaction.
+/// Commands of a transaction; live commands share the brokers with it.
 const CHUNK: usize = 1000;
 /// Pause while the rate or the workers allow nothing.
 const PAUSE: Duration = Duration::from_millis(5);
