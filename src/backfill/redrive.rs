@@ -17,8 +17,9 @@ use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Letters of a transaction.
+/// Letters of a transaction, and bytes of their values: it must not outlast its time-out.
 const CHUNK: usize = 500;
+const CHUNK_BYTES: usize = 8 << 20;
 /// How long the operator's command may take for one letter.
 const EDIT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -33,7 +34,7 @@ pub struct Redriven {
     pub omitted: Vec<(i32, i64)>,
     /// Older than the notes are kept.
     pub doubtful: Vec<(i32, i64)>,
-    /// Of a partition that the topic they go to does not have.
+    /// Whose partition in the topic that they go to cannot be told.
     pub misplaced: Vec<(i32, i64)>,
     /// The operator's command failed: why.
     pub unedited: Vec<(i32, i64, String)>,
@@ -68,6 +69,7 @@ pub struct Redrive {
     pub done: Redriven,
     pages: BTreeMap<i64, Vec<Page>>,
     waiting: Vec<(i64, Outgoing)>,
+    waiting_bytes: usize,
     /// Partition and page of those that wait.
     at: (i32, i64),
 }
@@ -89,6 +91,7 @@ impl Redrive {
             done: Redriven::default(),
             pages: BTreeMap::new(),
             waiting: Vec::new(),
+            waiting_bytes: 0,
             at: (0, 0),
         }
     }
@@ -96,7 +99,7 @@ impl Redrive {
     /// Takes a letter; they come partition after partition, in order.
     pub fn take(&mut self, letter: &Letter) -> Result<(), Failed> {
         let at = (letter.partition, page_of(letter.offset));
-        if self.at != at || self.waiting.len() >= CHUNK {
+        if self.at != at || self.waiting.len() >= CHUNK || self.waiting_bytes >= CHUNK_BYTES {
             self.flush()?;
             self.at = at;
         }
@@ -107,12 +110,13 @@ impl Redrive {
             self.done.omitted.push(place);
         } else if letter.at_ms < self.certain_from_ms {
             self.done.doubtful.push(place);
-        } else if letter.source_partition >= self.to_partitions {
-            self.done.misplaced.push(place);
         } else {
             match self.mended(letter) {
                 Ok(value) => match self.outgoing(letter, value) {
-                    Some(out) => self.waiting.push((letter.offset, out)),
+                    Some(out) => {
+                        self.waiting_bytes += out.record.value.as_ref().map_or(0, Vec::len);
+                        self.waiting.push((letter.offset, out));
+                    }
                     None => self.done.misplaced.push(place),
                 },
                 Err(why) => self.done.unedited.push((letter.partition, letter.offset, why)),
@@ -127,6 +131,7 @@ impl Redrive {
             return Ok(());
         }
         let (offsets, records): (Vec<i64>, Vec<Outgoing>) = std::mem::take(&mut self.waiting).into_iter().unzip();
+        self.waiting_bytes = 0;
         self.done.sent += records.len() as u64;
         let (partition, number) = self.at;
         let mut page = self.page(self.at)?.clone();
@@ -177,6 +182,7 @@ impl Redrive {
                 let key = card.to_string().into_bytes();
                 (partition_of(&key, self.to_partitions), Some(key))
             }
+            (_, _) if letter.source_partition >= self.to_partitions => return None,
             (key, _) => (letter.source_partition, key.clone()),
         };
         let mut headers: Vec<_> = letter.original.headers.iter().filter(|(n, _)| is_kept(n)).cloned().collect();
