@@ -83,7 +83,10 @@ impl Spec {
     /// Writes the configuration file.
     fn write(&self) -> PathBuf {
         let config = self.dir.join(format!("{}.toml", self.name));
-        fs::write(&config, self.toml()).expect("the configuration is written");
+        // Renamed into place: a worker that is just starting must never read half of it.
+        let temporary = self.dir.join(format!("{}.toml.new", self.name));
+        fs::write(&temporary, self.toml()).expect("the configuration is written");
+        fs::rename(&temporary, &config).expect("the configuration is in its place");
         config
     }
 
