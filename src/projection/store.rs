@@ -5,10 +5,13 @@
 
 use super::block::{self, BlockId};
 use hashbrown::HashMap;
+use rustix::fs::{FlockOperation, flock};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What a store's failure demands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,10 +48,15 @@ pub struct SledStore {
 
 /// sled's own cache; verified blocks have one of their own, so it need not be large.
 const SLED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// The file that sled locks, within its directory.
+const DATABASE_FILE: &str = "db";
+/// How long a former database of this process may take to be closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl SledStore {
     /// Opens or creates the database. It reads all that was logged since the last open and may panic on damage.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        wait_until_closed(&path.join(DATABASE_FILE));
         let open = || sled::Config::new().path(path).cache_capacity(SLED_CACHE_BYTES).open();
         let db = guarded("sled panicked while it opened", open)?;
         Ok(Self { db, trees: Mutex::new(HashMap::new()) })
@@ -62,6 +70,16 @@ impl SledStore {
         let tree = guarded("sled panicked while it opened a tree", || self.db.open_tree(tree_name(partition)))?;
         trees.insert(partition, tree.clone());
         Ok(tree)
+    }
+}
+
+/// sled's own pool may hold the lock of a database a moment after its last handle was dropped, and `open` does not wait. A lock
+/// that stays is what `open` then reports.
+fn wait_until_closed(file: &Path) {
+    let Ok(file) = File::open(file) else { return };
+    let deadline = Instant::now() + CLOSE_PATIENCE;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
@@ -219,5 +237,33 @@ impl Tree {
         let body = Arc::new(body.to_vec());
         self.cache.insert(self.partition, id, body.clone());
         Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_still_being_closed_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(SledStore::open(dir.path()).unwrap());
+        let former = File::open(dir.path().join(DATABASE_FILE)).unwrap();
+        flock(&former, FlockOperation::LockExclusive).unwrap();
+        let (opening, opens) = crossbeam_channel::bounded(0);
+        std::thread::scope(|scope| {
+            let path = dir.path();
+            let opened = scope.spawn(move || {
+                opening.send(()).unwrap();
+                SledStore::open(path)
+            });
+            opens.recv().unwrap();
+            assert!(
+                matches!(sled::Config::new().path(path).open(), Err(sled::Error::Io(_))),
+                "sled itself does not wait"
+            );
+            drop(former);
+            assert!(opened.join().unwrap().is_ok());
+        });
     }
 }

@@ -85,16 +85,9 @@ pub fn no_store() -> Arc<dyn Store> {
     Arc::new(NoStore("a test without a disk".into()))
 }
 
-/// The database in a directory. A former one gives its lock back a moment after it was dropped.
+/// The database in a directory.
 pub fn sled(path: &Path) -> Arc<dyn Store> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match SledStore::open(path) {
-            Ok(store) => return Arc::new(store),
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        std::thread::yield_now();
-    }
+    Arc::new(SledStore::open(path).unwrap())
 }
 
 /// A disk that takes only so many writes: what comes after them never arrives, as after a kill.
