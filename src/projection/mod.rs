@@ -18,7 +18,7 @@ pub use checkpoint::Step;
 pub use meta::{LogIdentity, Positions};
 pub use state_dir::{StateDir, StateDirError, StateFacts};
 pub use store::{BlockCache, NoStore, SledStore, Store, StoreError, Tree};
-pub use writer::{Lease, Writer, WriterStats};
+pub use writer::{Lease, Writer, WriterStats, Writing};
 
 use crate::domain::{CardId, Remembered, RequestId, StoredAccount};
 use crate::wire::FirstCompletion;

@@ -75,14 +75,16 @@ pub struct Writer {
 impl Writer {
     /// Starts the thread; it ends when the last `Writer` is dropped and the queue is empty.
     pub fn start() -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (writer, mut writing) = Self::queue();
+        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(move || writing.run())?;
+        Ok((writer, thread))
+    }
+
+    /// The queue and its other end, for whoever does the writing.
+    pub fn queue() -> (Self, Writing) {
         let (queue, writes) = bounded(QUEUE);
         let stats = Arc::new(WriterStats::default());
-        let shared = stats.clone();
-        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(move || {
-            let mut step = WriteStep { failed: Vec::new(), stats: shared };
-            writes.iter().for_each(|write| step.write(write));
-        })?;
-        Ok((Self { queue, stats }, thread))
+        (Self { queue, stats: stats.clone() }, Writing { writes, failed: Vec::new(), stats })
     }
 
     /// Queues a write, or gives it back when the queue is full (or the writer has ended).
@@ -93,8 +95,9 @@ impl Writer {
     }
 }
 
-/// What the thread does with each write.
-struct WriteStep {
+/// The queue's other end: what becomes of each write.
+pub struct Writing {
+    writes: Receiver<Write>,
     /// Rounds of which a write has failed.
     failed: Vec<(i32, u64)>,
     stats: Arc<WriterStats>,
@@ -103,7 +106,19 @@ struct WriteStep {
 /// Failed rounds that are remembered; older ones have long been given up by their projection.
 const FAILED_ROUNDS: usize = 1024;
 
-impl WriteStep {
+impl Writing {
+    /// Writes until the last [`Writer`] is dropped.
+    fn run(&mut self) {
+        while let Ok(write) = self.writes.recv() {
+            self.write(write);
+        }
+    }
+
+    /// Writes one that waits; `false` when none does.
+    pub fn step(&mut self) -> bool {
+        self.writes.try_recv().map(|write| self.write(write)).is_ok()
+    }
+
     fn write(&mut self, write: Write) {
         let round = (write.tree.partition(), write.round);
         let result = if write.lease.ended() {

@@ -1,12 +1,12 @@
 //! The commit of a batch, and what each way that it can fail demands (INV-7, INV-8).
 
-use super::Stop;
 use super::batch::{CommittedBatch, StagedBatch};
 use super::main_loop::Loop;
 use super::partition::Partition;
+use super::{Stop, time};
 use crate::kafka::{CommitError, Committed, Fault, GroupEvent, InputOffsets, Log};
 use crate::wire::{Omit, OutTopic};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long transactions may fail one after the other before the process ends.
 const MAX_FAILING: Duration = Duration::from_secs(300);
@@ -30,11 +30,11 @@ impl<L: Log> Loop<L> {
             self.retain_waiting(|index, _| !staged.takes(index));
             return Ok(None);
         }
-        let began = Instant::now();
+        let began = time::now();
         let outcome = self.parts.log.transact(self.stager.outbox(), &offsets);
         if let Ok(proof) = &outcome {
             self.parts.metrics.step("produce", proof.produced());
-            self.parts.metrics.step("commit", began.elapsed().saturating_sub(proof.produced()));
+            self.parts.metrics.step("commit", time::since(began).saturating_sub(proof.produced()));
         }
         match outcome {
             Ok(proof) => Ok(Some(self.has_committed(staged, proof))),
@@ -53,7 +53,7 @@ impl<L: Log> Loop<L> {
 
     fn has_committed(&mut self, staged: StagedBatch, proof: Committed) -> CommittedBatch {
         self.failing_since = None;
-        self.share.committed(Instant::now());
+        self.share.committed(time::now());
         self.parts.metrics.transaction("committed");
         self.parts.status.heard((self.parts.clock)());
         staged.committed(proof)
@@ -226,11 +226,11 @@ impl<L: Log> Loop<L> {
 
     /// Waits a moment after a failure; failing for too long ends the process.
     fn back_off(&mut self, cause: &str) -> Result<(), Stop> {
-        let since = *self.failing_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > MAX_FAILING {
+        let since = *self.failing_since.get_or_insert_with(time::now);
+        if time::since(since) > MAX_FAILING {
             return Err(Stop(format!("no transaction has succeeded for {} s: {cause}", MAX_FAILING.as_secs())));
         }
-        std::thread::sleep(BACK_OFF);
+        time::pause(BACK_OFF);
         Ok(())
     }
 }

@@ -3,9 +3,9 @@
 use super::loop_tests::running;
 use super::main_loop::Flow;
 use super::rules::Rules;
-use super::sim_cluster::{Failure, Topic};
-use super::sim_log::SimKafka;
-use super::sim_worker::{
+use super::simulation::SimKafka;
+use super::simulation::{Failure, Topic};
+use super::simulation::{
     Worker, assert_answered_once, assert_is_fold, command, completions, dead_letters, fold, garbage, no_store, pass_ms,
     rules,
 };

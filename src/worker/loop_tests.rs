@@ -2,12 +2,12 @@
 
 use super::main_loop::Flow;
 use super::rules::Rules;
-use super::sim_cluster::{Asked, Failure, Topic};
-use super::sim_log::SimKafka;
-use super::sim_worker::{
+use super::simulation::SimKafka;
+use super::simulation::{
     Answer, Worker, assert_answered_once, assert_is_fold, command, completions, dead_letters, fold, garbage, no_store,
     now_ms, pass_ms, replayed, rules, sled,
 };
+use super::simulation::{Asked, Failure, Topic};
 use super::stage::MAX_PARTITION_OUTPUT_BYTES;
 use crate::domain::OnDuplicate;
 use crate::kafka::{Input, InputOffsets, MemoryRecord};

@@ -1,6 +1,5 @@
 //! The loop: the one author of the order of steps. [`Loop::step`] is the protocol.
 
-use super::Stop;
 use super::batch::{CommittedBatch, StagedBatch};
 use super::partition::{Cancel, Partition, Running};
 use super::queries::Question;
@@ -9,6 +8,7 @@ use super::rules::Rules;
 use super::share::Share;
 use super::stage::{Place, Stager};
 use super::status::{PartitionState, PartitionStatus, Status};
+use super::{Stop, time};
 use crate::kafka::{GroupEvent, Input, InputOffsets, Log, Record};
 use crate::observe::{Metrics, Traces};
 use crate::projection::Writer;
@@ -87,7 +87,7 @@ impl<L: Log> Loop<L> {
             most: parts.rules.batch_max_records,
             restored: unbounded(),
             failing_since: None,
-            share: Share::new(parts.rules.backfill_max_rate, parts.rules.marker_time, Instant::now()),
+            share: Share::new(parts.rules.backfill_max_rate, parts.rules.marker_time, time::now()),
             waited_for_disk: false,
             parts,
         }
@@ -230,17 +230,17 @@ impl<L: Log> Loop<L> {
     /// without any one's output growing beyond its bound.
     fn poll(&mut self) -> Result<(), Stop> {
         if self.waits_for_disk() {
-            std::thread::sleep(BUSY_WAIT);
+            time::pause(BUSY_WAIT);
             return Ok(());
         }
         let rules = self.parts.rules.clone();
-        let started = Instant::now();
+        let started = time::now();
         let mut wait = if self.batch.is_empty() { self.idle_wait() } else { Duration::ZERO };
         let room = ROOM_BATCHES * rules.batch_max_records;
         while self.batch.len() < room && self.batch_bytes < ROOM_BATCHES * rules.batch_max_bytes {
             let before = self.batch.len();
             self.fetch(Input::Live, room - before, wait)?;
-            let enough = self.batch.len() == before || started.elapsed() >= rules.batch_max_delay;
+            let enough = self.batch.len() == before || time::since(started) >= rules.batch_max_delay;
             wait = if enough { self.until_markers_are_written() } else { Duration::ZERO };
             if enough && wait.is_zero() {
                 break;
@@ -252,7 +252,7 @@ impl<L: Log> Loop<L> {
     /// A full batch takes longer to be decided than the markers to be written.
     fn until_markers_are_written(&self) -> Duration {
         let full = self.batch.len() >= self.parts.rules.batch_max_records;
-        if full { Duration::ZERO } else { self.share.until_markers_are_written(Instant::now()) }
+        if full { Duration::ZERO } else { self.share.until_markers_are_written(time::now()) }
     }
 
     fn poll_backfill(&mut self) -> Result<(), Stop> {
@@ -260,13 +260,13 @@ impl<L: Log> Loop<L> {
         // A batch that live commands nearly fill means that more of them are waiting.
         let full = self.batch_bytes >= rules.batch_max_bytes || live > rules.batch_max_records / 2;
         let room = rules.batch_max_records.saturating_sub(live);
-        let most = self.share.allows(live, Instant::now(), (self.parts.clock)()).min(room);
+        let most = self.share.allows(live, time::now(), (self.parts.clock)()).min(room);
         if most == 0 || full {
             return Ok(());
         }
         self.fetch(Input::Backfill, most, Duration::ZERO)?;
         // A partition that cannot be read on takes its waiting live commands along.
-        self.share.took(self.batch.len().saturating_sub(live), Instant::now());
+        self.share.took(self.batch.len().saturating_sub(live), time::now());
         Ok(())
     }
 
@@ -296,7 +296,7 @@ impl<L: Log> Loop<L> {
             Partition::Running(r) => r.commit_due || r.ends_requested || r.projection.in_round(),
         };
         let soon = if self.partitions.values().any(busy) { BUSY_WAIT } else { IDLE_WAIT };
-        self.share.wait(Instant::now()).unwrap_or(soon)
+        self.share.wait(time::now()).unwrap_or(soon)
     }
 
     // --- decode, decide, stage ---

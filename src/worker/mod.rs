@@ -28,6 +28,7 @@ mod snapshot;
 mod stage;
 mod status;
 mod tally;
+mod time;
 mod topics;
 mod verify;
 
@@ -54,17 +55,12 @@ pub use verify::{Verified, verify_partition};
 #[error("{0}")]
 pub struct Stop(pub String);
 
-#[cfg(test)]
-mod chaos_tests;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
+
 #[cfg(test)]
 mod commit_tests;
 #[cfg(test)]
 mod loop_tests;
 #[cfg(test)]
 mod restore_tests;
-#[cfg(test)]
-mod sim_cluster;
-#[cfg(test)]
-mod sim_log;
-#[cfg(test)]
-mod sim_worker;

@@ -3,12 +3,12 @@
 //! The order is what makes it right: the committed input offsets first (they wait out a predecessor's open transaction),
 //! then the ends, so that every output of the inputs before those offsets lies before those ends.
 
-use super::Stop;
 use super::inputs::Answered;
 use super::leases::Held;
 use super::partition::Cancel;
 use super::restorer::{RestoreJob, Restored, RestoredState};
 use super::rules::Rules;
+use super::{Stop, time};
 use crate::domain::StoredAccount;
 use crate::kafka::{Changelog, Fault, InputOffsets, Reader, Record};
 use crate::projection::{LogIdentity, Positions, Projection, StoreError, Tree, Writer};
@@ -155,7 +155,7 @@ impl Follower {
         around: &mut Surroundings<'_, R>,
     ) -> Result<(), Failed> {
         (self.held, self.committed, self.warm) = (Some(held), committed, false);
-        (self.began, self.progress, self.took_over) = (Instant::now(), Instant::now(), true);
+        (self.began, self.progress, self.took_over) = (time::now(), time::now(), true);
         if committed.live.is_none() || committed.backfill.is_none() {
             return Err(Failed::Retry(
                 "the committed offsets are lost; the warm state does not tell what was answered".into(),
@@ -222,8 +222,8 @@ impl Follower {
             limit: None,
             logs: Vec::new(),
             accounts: Vec::new(),
-            progress: Instant::now(),
-            began: Instant::now(),
+            progress: time::now(),
+            began: time::now(),
         }
     }
 
@@ -325,7 +325,7 @@ impl Follower {
         let beyond = self.limit.is_some() && record.offset >= read.end;
         read.next = next;
         read.done = !self.warm && next >= read.end;
-        self.progress = Instant::now();
+        self.progress = time::now();
         if beyond {
             return Ok(());
         }
@@ -366,7 +366,7 @@ impl Follower {
         let Some(read) = self.logs.iter_mut().find(|r| r.log == log && !r.done) else { return };
         if offset > read.next {
             read.next = offset;
-            self.progress = Instant::now();
+            self.progress = time::now();
         }
         read.done = !self.warm && offset >= read.end;
     }
@@ -416,7 +416,7 @@ impl Follower {
 
     fn check_stall<R: Reader>(&self, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
         let timeout = around.rules.restore_stall_timeout;
-        if self.progress.elapsed() <= timeout {
+        if time::since(self.progress) <= timeout {
             return Ok(());
         }
         let Some(read) = self.logs.iter().find(|r| !r.done) else { return Ok(()) };
@@ -454,7 +454,7 @@ impl Follower {
             from,
             cards = state.projection.stats().cards,
             requests = state.projection.stats().requests,
-            seconds = self.began.elapsed().as_secs_f32(),
+            seconds = time::since(self.began).as_secs_f32(),
             "partition restored"
         );
         // A loop that has ended drops the state, and with it the lease.

@@ -2,12 +2,12 @@
 
 use super::loop_tests::running;
 use super::rules::{OnTrimmed, Rules};
-use super::sim_cluster::{Failure, Topic};
-use super::sim_log::SimKafka;
-use super::sim_worker::{
+use super::simulation::SimKafka;
+use super::simulation::{
     CutStore, Random, Worker, assert_answered_once, assert_is_fold, command, completions, dump, fold, garbage,
     no_store, pass_ms, restore, rules, sled,
 };
+use super::simulation::{Failure, Topic};
 use super::{StartAt, restorer::RestoredState};
 use crate::kafka::{InputOffsets, Log, MemoryRecord};
 use crate::wire::{OutTopic, Outbox};
@@ -238,7 +238,7 @@ fn inv_3_an_end_in_order_leaves_nothing_to_replay() {
     for partition in [0, 1] {
         let tree = crate::projection::Tree::new(partition, disk.clone(), Arc::default());
         let opened =
-            crate::projection::Projection::open(tree, super::sim_worker::identity(), rules().window_ms).unwrap();
+            crate::projection::Projection::open(tree, super::simulation::identity(), rules().window_ms).unwrap();
         assert!(opened.from_checkpoint);
         let at = opened.projection.positions();
         assert_eq!(

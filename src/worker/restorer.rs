@@ -1,11 +1,11 @@
 //! The restores of a process: one thread beside the loops, so that other partitions go on and the group stays alive.
 
-use super::Stop;
 use super::leases::{Held, Leases};
 use super::partition::Cancel;
 use super::restore::{Failed, Follower, RETRY_AFTER, StartAt, Surroundings};
 use super::rules::Rules;
 use super::status::{PartitionState, Status};
+use super::{Stop, time};
 use crate::kafka::{InputOffsets, ReadStep, Reader};
 use crate::observe::Metrics;
 use crate::projection::{BlockCache, LogIdentity, NoStore, Projection, Store, Tree, Writer};
@@ -104,7 +104,7 @@ pub struct Restorer<R: Reader> {
 impl<R: Reader> Restorer<R> {
     /// A restorer without work.
     pub fn new(parts: RestorerParts<R>) -> Self {
-        let now = Instant::now();
+        let now = time::now();
         Self {
             parts,
             waiting: Vec::new(),
@@ -143,7 +143,7 @@ impl<R: Reader> Restorer<R> {
         };
         loop {
             match received {
-                Ok(job) => self.waiting.push((job, Instant::now())),
+                Ok(job) => self.waiting.push((job, time::now())),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -163,7 +163,7 @@ impl<R: Reader> Restorer<R> {
 
     /// Begins the jobs whose trees are free: their stable offsets in one request, then each in turn.
     fn begin_waiting(&mut self) {
-        if self.waiting.is_empty() || Instant::now() < self.not_before {
+        if self.waiting.is_empty() || time::now() < self.not_before {
             return;
         }
         let leases = self.parts.leases.clone();
@@ -178,12 +178,12 @@ impl<R: Reader> Restorer<R> {
         self.waiting = still;
         let partitions: Vec<i32> = ready.iter().map(|(job, _)| job.partition).collect();
         if partitions.is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
+            time::pause(Duration::from_millis(1));
             return;
         }
-        let asked = Instant::now();
+        let asked = time::now();
         let committed = self.parts.reader.committed(&partitions);
-        self.followers.values_mut().for_each(|f| f.was_blocked(asked.elapsed()));
+        self.followers.values_mut().for_each(|f| f.was_blocked(time::since(asked)));
         match committed {
             Ok(committed) => {
                 for (job, held) in ready {
@@ -255,11 +255,11 @@ impl<R: Reader> Restorer<R> {
             Failed::Stop(stop) => stop,
             Failed::Discard(error) => Stop(error.to_string()),
             Failed::Retry(cause) => {
-                let since = *self.failing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < MAX_FAILING {
+                let since = *self.failing_since.get_or_insert_with(time::now);
+                if time::since(since) < MAX_FAILING {
                     tracing::debug!(partition = job.partition, cause, "the restore is tried again");
-                    self.not_before = Instant::now() + RETRY_AFTER;
-                    self.waiting.push((job, Instant::now()));
+                    self.not_before = time::now() + RETRY_AFTER;
+                    self.waiting.push((job, time::now()));
                     return;
                 }
                 Stop(format!(
@@ -280,10 +280,10 @@ impl<R: Reader> Restorer<R> {
 
     /// Sees that each partition of another process has a warm follower, where that is asked for.
     fn keep_warm(&mut self) {
-        if !self.parts.standby || Instant::now() < self.look_for_warm_at {
+        if !self.parts.standby || time::now() < self.look_for_warm_at {
             return;
         }
-        self.look_for_warm_at = Instant::now() + WARM_EVERY;
+        self.look_for_warm_at = time::now() + WARM_EVERY;
         let now_ms = (self.parts.clock)();
         self.warm.values_mut().for_each(|f| f.expire(now_ms));
         self.warm.keys().for_each(|p| self.parts.status.standby(*p));
@@ -319,7 +319,7 @@ impl<R: Reader> Restorer<R> {
         if self.followers.is_empty() && self.warm.is_empty() {
             // Only where partitions are to be kept warm: otherwise an idle restorer waits for its next job.
             if self.waiting.is_empty() {
-                std::thread::park_timeout(WAIT);
+                time::pause(WAIT);
             }
             return;
         }
@@ -360,13 +360,13 @@ impl<R: Reader> Restorer<R> {
                 let tree = Tree::new(partition, self.parts.store.clone(), self.parts.cache.clone());
                 // An error is met again, and answered by memory, when the next attempt opens the tree.
                 let _ = tree.clear();
-                self.not_before = Instant::now() + RETRY_AFTER;
-                self.waiting.push((follower.into_job(), Instant::now()));
+                self.not_before = time::now() + RETRY_AFTER;
+                self.waiting.push((follower.into_job(), time::now()));
             }
             Failed::Retry(cause) => {
                 tracing::warn!(partition, cause, "the restore begins again");
-                self.not_before = Instant::now() + RETRY_AFTER;
-                self.waiting.push((follower.into_job(), Instant::now()));
+                self.not_before = time::now() + RETRY_AFTER;
+                self.waiting.push((follower.into_job(), time::now()));
             }
         }
     }

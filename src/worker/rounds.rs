@@ -3,11 +3,12 @@
 use super::main_loop::Loop;
 use super::partition::{Partition, Running};
 use super::rules::Rules;
+use super::time;
 use crate::kafka::{InputOffsets, Log};
 use crate::projection::{Positions, Step};
 use crate::wire::Outbox;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Kafka expires offsets of topics that a group does not subscribe to; half a day keeps the backfill's alive.
 const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
@@ -31,7 +32,7 @@ impl<L: Log> Loop<L> {
                     let stats = running.projection.stats();
                     self.parts.status.update(partition, |s| (s.checkpoint_ms, s.projection) = (Some(now_ms), stats));
                     if let Some(began) = running.round_began.take() {
-                        self.parts.metrics.checkpoint(began.elapsed());
+                        self.parts.metrics.checkpoint(time::since(began));
                     }
                 }
                 Step::Failed => {
@@ -79,7 +80,7 @@ impl<L: Log> Loop<L> {
                 && let Some(positions) = running.ends.take()
             {
                 running.projection.begin_round(positions);
-                running.round_began = Some(Instant::now());
+                running.round_began = Some(time::now());
             }
         }
     }
@@ -87,12 +88,12 @@ impl<L: Log> Loop<L> {
     /// Runs one more round of each partition that is about to go and has something to write, within a time limit; one under way
     /// is finished first.
     pub(super) fn last_rounds(&mut self, partitions: &[i32], timeout: Duration) {
-        let deadline = Instant::now() + timeout;
+        let deadline = time::now() + timeout;
         let running = |p: &i32| self.partitions.get(p).and_then(Partition::running);
         let changed = |p: &&i32| running(p).is_some_and(|r| !r.projection.is_checkpointed());
         let mut finals: BTreeMap<i32, Final> =
             partitions.iter().filter(changed).map(|p| (*p, Final::Awaited)).collect();
-        while Instant::now() < deadline {
+        while time::now() < deadline {
             self.take_ends();
             finals.retain(|partition, state| self.last_round_step(*partition, state));
             if finals.is_empty() {
@@ -107,7 +108,7 @@ impl<L: Log> Loop<L> {
                 self.begin_rounds();
                 finals.values_mut().for_each(|state| *state = Final::Begun);
             }
-            std::thread::park_timeout(Duration::from_millis(1));
+            time::pause(Duration::from_millis(1));
         }
         tracing::warn!(partitions = ?finals.keys(), "the last checkpoint was not complete; the next start restores more");
     }

@@ -1,10 +1,12 @@
 //! The inside of the small Kafka: its logs, transactions, offsets and group, without anybody who uses them.
 
-use super::sim_log::SimKafka;
+use super::kafka::{Gate, SimKafka};
 use crate::kafka::{Changelog, GroupEvent, Input, InputOffsets, LogEnds, MemoryRecord};
 use crate::wire::{OutTopic, Outbox};
+use crate::worker::time::simulated;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The five topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +67,8 @@ pub enum Failure {
 pub enum Entry {
     Record(Rc<MemoryRecord>, Option<usize>),
     Marker,
+    /// Compacted away: the offset stays.
+    Gone,
 }
 
 /// One partition of a topic; an entry's index is its offset.
@@ -75,20 +79,32 @@ pub struct PartitionLog {
 }
 
 pub struct Transaction {
-    pub member: usize,
+    /// The producer: its transactional id and epoch.
+    pub producer: (usize, u32),
+    pub begun: Duration,
     pub committed: Option<bool>,
-    pub touched: BTreeSet<(Topic, i32)>,
+    /// The logs that it wrote to, and its first offset there; those whose marker is written are taken out.
+    pub unmarked: BTreeMap<(Topic, i32), usize>,
+    /// Offsets that were sent; pending until decided and taken over.
     pub offsets: Vec<(i32, InputOffsets)>,
 }
 
 #[derive(Default)]
 pub struct Member {
+    /// Its transactional id, and its group instance id where members are static.
+    pub identity: usize,
     pub events: Vec<GroupEvent>,
     /// It is told nothing for now.
     pub deaf: bool,
     /// What it was told to hold.
     pub known: BTreeSet<i32>,
     pub revoking: BTreeSet<i32>,
+    /// The group goes on without it, or with another generation, until it has taken its events.
+    pub outdated: bool,
+    /// The group has expelled it; it joins again when it has taken its events.
+    pub expelled: bool,
+    /// Its process has ended: no call of it does anything any more.
+    pub dead: bool,
 }
 
 /// A transaction as it was asked for.
@@ -104,8 +120,18 @@ pub type Hook = Box<dyn FnOnce(&SimKafka)>;
 
 #[derive(Default)]
 pub struct Cluster {
+    /// Asked at each call, where a simulation interferes.
+    pub gate: Option<Gate>,
+    /// Whether markers and offsets of a decided transaction come later.
+    pub lazy: bool,
+    /// Until then no broker answers.
+    pub away_until: Duration,
+    /// The current epoch of each transactional id.
+    pub epochs: BTreeMap<usize, u32>,
     pub logs: BTreeMap<(Topic, i32), PartitionLog>,
     pub transactions: Vec<Transaction>,
+    /// Those that are not complete: open, or with markers to come.
+    pub incomplete: BTreeSet<usize>,
     pub committed: BTreeMap<i32, InputOffsets>,
     pub members: Vec<Member>,
     pub owners: BTreeMap<i32, usize>,
@@ -134,14 +160,9 @@ impl Cluster {
         }
     }
 
-    pub fn is_open(&self, transaction: Option<usize>) -> bool {
-        transaction.is_some_and(|t| self.transactions[t].committed.is_none())
-    }
-
     pub fn last_stable(&self, at: (Topic, i32)) -> usize {
-        let Some(log) = self.logs.get(&at) else { return 0 };
-        let open = log.entries.iter().position(|e| matches!(e, Entry::Record(_, t) if self.is_open(*t)));
-        open.unwrap_or(log.entries.len())
+        let first = self.incomplete.iter().filter_map(|t| self.transactions[*t].unmarked.get(&at)).min();
+        first.copied().unwrap_or_else(|| self.logs.get(&at).map_or(0, |log| log.entries.len()))
     }
 
     /// Up to `most` committed records from an offset.
@@ -157,38 +178,74 @@ impl Cluster {
         records.take(most).collect()
     }
 
-    /// The committed offsets of partitions; `None` while an open transaction holds some.
+    /// The committed offsets of partitions; `None` while a transaction under way holds some.
     pub fn stable_offsets(&self, partitions: &[i32]) -> Option<Vec<(i32, InputOffsets)>> {
-        let mut open = self.transactions.iter().filter(|t| t.committed.is_none()).flat_map(|t| &t.offsets);
-        if open.any(|(p, _)| partitions.contains(p)) {
+        let mut pending = self.incomplete.iter().flat_map(|t| &self.transactions[*t].offsets);
+        if pending.any(|(p, _)| partitions.contains(p)) {
             return None;
         }
-        Some(partitions.iter().map(|p| (*p, self.committed.get(p).copied().unwrap_or_default())).collect())
+        Some(self.committed_offsets(partitions))
+    }
+
+    pub fn committed_offsets(&self, partitions: &[i32]) -> Vec<(i32, InputOffsets)> {
+        partitions.iter().map(|p| (*p, self.committed.get(p).copied().unwrap_or_default())).collect()
     }
 
     pub fn decide(&mut self, transaction: usize, commit: bool) {
-        let transaction = &mut self.transactions[transaction];
-        transaction.committed = Some(commit);
-        for at in &transaction.touched {
-            self.logs.entry(*at).or_default().entries.push(Entry::Marker);
+        self.transactions[transaction].committed = Some(commit);
+        if !self.lazy {
+            self.complete(transaction);
         }
-        for (partition, next) in transaction.offsets.iter().filter(|_| commit) {
+    }
+
+    /// Writes one marker of a decided transaction; its offsets count after the last.
+    pub fn mark(&mut self, transaction: usize) {
+        let decided = &mut self.transactions[transaction];
+        if let Some((at, _)) = decided.unmarked.pop_first() {
+            self.logs.entry(at).or_default().entries.push(Entry::Marker);
+            return;
+        }
+        let offsets = std::mem::take(&mut decided.offsets);
+        let commit = decided.committed == Some(true);
+        for (partition, next) in offsets.iter().filter(|_| commit) {
             let committed = self.committed.entry(*partition).or_default();
             committed.live = next.live.or(committed.live);
             committed.backfill = next.backfill.or(committed.backfill);
         }
+        self.incomplete.remove(&transaction);
     }
 
-    /// What a new producer does to the former one's transaction.
-    pub fn decide_open(&mut self, member: usize) {
-        let open = self.transactions.iter().position(|t| t.member == member && t.committed.is_none());
-        open.into_iter().for_each(|t| self.decide(t, false));
+    pub fn complete(&mut self, transaction: usize) {
+        while self.incomplete.contains(&transaction) {
+            self.mark(transaction);
+        }
+    }
+
+    /// What a new producer waits for: whatever its transactional id has begun is decided and complete.
+    pub fn complete_all_of(&mut self, identity: usize) {
+        let theirs = |t: &usize| self.transactions[*t].producer.0 == identity;
+        let under_way: Vec<usize> = self.incomplete.iter().copied().filter(theirs).collect();
+        for transaction in under_way {
+            if self.transactions[transaction].committed.is_none() {
+                self.decide(transaction, false);
+            }
+            self.complete(transaction);
+        }
+    }
+
+    /// The transaction that a producer has open.
+    pub fn open_of(&self, producer: (usize, u32)) -> Option<usize> {
+        let open = |t: &&usize| {
+            let transaction = &self.transactions[**t];
+            transaction.producer == producer && transaction.committed.is_none()
+        };
+        self.incomplete.iter().find(open).copied()
     }
 
     /// Writes the records of a transaction that is open from now on.
-    pub fn produce(&mut self, member: usize, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> usize {
+    pub fn produce(&mut self, producer: (usize, u32), outbox: &Outbox) -> usize {
         let id = self.transactions.len();
-        let mut touched = BTreeSet::new();
+        let mut unmarked = BTreeMap::new();
         for out in outbox.iter() {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             let record = MemoryRecord {
@@ -198,10 +255,13 @@ impl Cluster {
                 timestamp_ms: Some(out.timestamp_ms),
             };
             let at = (out.topic.into(), out.partition);
-            touched.insert(at);
-            self.logs.entry(at).or_default().entries.push(Entry::Record(Rc::new(record), Some(id)));
+            let entries = &mut self.logs.entry(at).or_default().entries;
+            unmarked.entry(at).or_insert(entries.len());
+            entries.push(Entry::Record(Rc::new(record), Some(id)));
         }
-        self.transactions.push(Transaction { member, committed: None, touched, offsets: offsets.to_vec() });
+        let begun = simulated::passed();
+        self.transactions.push(Transaction { producer, begun, committed: None, unmarked, offsets: Vec::new() });
+        self.incomplete.insert(id);
         id
     }
 

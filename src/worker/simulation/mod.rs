@@ -1,0 +1,25 @@
+//! A simulated Kafka and store, on which the real loop, restorer, projection and checkpoint run, stepped by simulated time.
+//!
+//! One seed decides everything: which commands come, which calls fail and how, who is killed, frozen or moved, what the disk loses,
+//! and in which order everything takes its turns. So a failing seed fails again the same way. It must never be part of what is
+//! deployed: only tests and the feature `simulation` have it.
+
+// All of this is test code: a failed expectation is a failed run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod cluster;
+mod commands;
+mod kafka;
+mod log;
+mod process;
+mod reader;
+mod said;
+mod store;
+
+pub use cluster::{Asked, Failure, Topic};
+pub use commands::{Random, card_id, command, garbage, now_ms, pass_ms, replayed, request_id, rules};
+pub use kafka::SimKafka;
+pub use log::SimLog;
+pub use process::{Worker, identity, restore};
+pub use said::{Answer, assert_answered_once, assert_is_fold, completions, dead_letters, dump, fold};
+pub use store::{CutStore, SimStore, no_store, sled};
