@@ -56,6 +56,7 @@ pub mod config;
 pub mod domain;
 pub mod inspect;
 pub mod kafka;
+pub mod mutation;
 pub mod observe;
 pub mod projection;
 pub mod wire;

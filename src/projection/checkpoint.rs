@@ -9,6 +9,7 @@ use super::Projection;
 use super::block::{self, BlockId, Kind};
 use super::meta::{Meta, Positions};
 use super::writer::{Ack, Lease, NO_ROUND, Write, Writer};
+use crate::mutation::{self, Mutation};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -80,6 +81,13 @@ impl Projection {
         self.positions = positions;
         let obsolete = std::mem::take(&mut self.expired);
         self.round = Some(Round { number, meta, requests, bucket: 0, meta_sent: false, obsolete, records });
+    }
+
+    /// A deliberate bug: the round under way notes another position than it began at.
+    pub fn note(&mut self, positions: Positions) {
+        if let Some(round) = &mut self.round {
+            round.meta.positions = positions;
+        }
     }
 
     /// Whether a round is under way.
@@ -173,6 +181,9 @@ impl Projection {
 
     fn next_of(&mut self, round: &mut Round, lease: &Lease) -> Option<Write> {
         let mut bytes = Vec::new();
+        if mutation::on(Mutation::MetaBeforeBlocks) && !std::mem::replace(&mut round.meta_sent, true) {
+            return Some(self.write(lease, round.number, BlockId::META, Some(round.meta.block())));
+        }
         while let Some(id) = round.requests.pop_front() {
             if self.requests.write_block(id, &mut bytes) {
                 return Some(self.write(lease, round.number, id, Some(bytes)));
@@ -186,7 +197,9 @@ impl Projection {
             }
             let id = cards(round.meta.generation, bucket as u32);
             block::begin(id, round.meta.positions.cards, &mut bytes);
-            if self.cards.write_bucket(bucket, round.meta.bits, &mut bytes) {
+            if self.cards.write_bucket(bucket, round.meta.bits, &mut bytes)
+                && !(mutation::on(Mutation::SkipDirtyBlock) && self.on_disk.bits == round.meta.bits)
+            {
                 block::seal(&mut bytes);
                 return Some(self.write(lease, round.number, id, Some(bytes)));
             }

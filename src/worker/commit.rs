@@ -5,6 +5,7 @@ use super::main_loop::Loop;
 use super::partition::Partition;
 use super::{Stop, time};
 use crate::kafka::{CommitError, Committed, Fault, GroupEvent, InputOffsets, Log};
+use crate::mutation::{self, Mutation};
 use crate::wire::{Omit, OutTopic};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ impl<L: Log> Loop<L> {
             self.retain_waiting(|index, _| !staged.takes(index));
             return Ok(None);
         }
+        if mutation::on(Mutation::ApplyBeforeCommit) {
+            self.apply_staged(&staged);
+        }
         let began = time::now();
         let outcome = self.parts.log.transact(self.stager.outbox(), &offsets);
         if let Ok(proof) = &outcome {
@@ -38,6 +42,14 @@ impl<L: Log> Loop<L> {
         }
         match outcome {
             Ok(proof) => Ok(Some(self.has_committed(staged, proof))),
+            Err(error) if self.mistakes(&error) == Some(true) => {
+                self.parts.log.reset_producer().or_else(|fault| self.bear(fault))?;
+                Ok(Some(self.has_committed(staged, Committed::proven(Duration::ZERO))))
+            }
+            Err(error) if self.mistakes(&error) == Some(false) => {
+                self.parts.log.reset_producer().or_else(|fault| self.bear(fault))?;
+                Ok(None)
+            }
             Err(CommitError::OutcomeUnknown(cause)) => self.resolve(staged, "unknown_outcome", &cause),
             Err(CommitError::ProducerFenced(cause)) => self.resolve(staged, "fenced", &cause),
             Err(CommitError::Refused(indices)) => self.refuse(&indices),
@@ -48,6 +60,17 @@ impl<L: Log> Loop<L> {
                 self.back_off(&error.to_string())?;
                 Ok(None)
             }
+        }
+    }
+
+    /// What a deliberate bug takes an error for: a commit, or none.
+    fn mistakes(&self, error: &CommitError) -> Option<bool> {
+        match error {
+            CommitError::OutcomeUnknown(_) if mutation::on(Mutation::GuessCommitted) => Some(true),
+            CommitError::OutcomeUnknown(_) if mutation::on(Mutation::GuessNotCommitted) => Some(false),
+            CommitError::ProducerFenced(_) if mutation::on(Mutation::TakeFencedForAborted) => Some(false),
+            CommitError::Aborted(_) if mutation::on(Mutation::TakeAbortForCommit) => Some(true),
+            _ => None,
         }
     }
 

@@ -83,6 +83,7 @@ fn a_loop_that_changed_nothing_since_its_last_round_ends_without_a_transaction()
     };
     ends_with(start(), 0);
     let mut changed = start();
+    changed.steps(20);
     live(&kafka, 0, command(1, 1, &[(0, 1)]));
     changed.drain();
     ends_with(changed, 1);

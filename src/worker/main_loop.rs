@@ -10,6 +10,7 @@ use super::stage::{Place, Stager};
 use super::status::{PartitionState, PartitionStatus, Status};
 use super::{Stop, time};
 use crate::kafka::{GroupEvent, Input, InputOffsets, Log, Record};
+use crate::mutation::{self, Mutation};
 use crate::observe::{Metrics, Traces};
 use crate::projection::Writer;
 use crate::wire::Omit;
@@ -132,6 +133,14 @@ impl<L: Log> Loop<L> {
         for event in events {
             match event {
                 GroupEvent::Assigned(partitions) => self.assigned(&partitions),
+                GroupEvent::Revoked(partitions) if mutation::on(Mutation::GiveUpBeforeTransaction) => {
+                    self.poll()?;
+                    self.parts.log.stop(&partitions).or_else(|fault| self.bear(fault))?;
+                    if let Some(staged) = self.stage()? {
+                        self.commit(staged)?;
+                    }
+                    self.give_up(&partitions)?;
+                }
                 GroupEvent::Revoked(partitions) => {
                     self.parts.metrics.rebalance("revoked");
                     self.last_rounds(&partitions, REVOKE_ROUNDS);
@@ -177,7 +186,9 @@ impl<L: Log> Loop<L> {
 
     /// Drops partitions with all that is staged or waiting of them, and tells the group.
     pub(super) fn give_up(&mut self, partitions: &[i32]) -> Result<(), Stop> {
-        self.retain_waiting(|_, record| !partitions.contains(&record.partition));
+        if !mutation::on(Mutation::KeepWaitingRecords) {
+            self.retain_waiting(|_, record| !partitions.contains(&record.partition));
+        }
         for partition in partitions {
             if let Some(Partition::Restoring(cancel)) = self.partitions.remove(partition) {
                 cancel.cancel();
@@ -339,12 +350,20 @@ impl<L: Log> Loop<L> {
 
     // --- apply ---
 
+    /// A deliberate bug: what Kafka has not committed is applied.
+    pub(super) fn apply_staged(&mut self, staged: &StagedBatch) {
+        let running = self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, &mut s.running_mut()?.projection)));
+        staged.apply_to(&mut running.collect());
+    }
+
     fn apply(&mut self, committed: &CommittedBatch) {
         let timer = self.parts.metrics.step_timer("apply");
         let now_ms = (self.parts.clock)();
         let mut moved = Vec::new();
         let running = self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, &mut s.running_mut()?.projection)));
-        committed.apply_to(&mut running.collect());
+        if !mutation::on(Mutation::ApplyBeforeCommit) {
+            committed.apply_to(&mut running.collect());
+        }
         for (partition, next) in committed.offsets() {
             let Some(running) = self.partitions.get_mut(&partition).and_then(Partition::running_mut) else { continue };
             running.advance(next, now_ms);

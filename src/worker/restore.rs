@@ -11,6 +11,7 @@ use super::rules::Rules;
 use super::{Stop, time};
 use crate::domain::StoredAccount;
 use crate::kafka::{Changelog, Fault, InputOffsets, Reader, Record};
+use crate::mutation::{self, Mutation};
 use crate::projection::{LogIdentity, Positions, Projection, StoreError, Tree, Writer};
 use crate::wire::{decode_card, decode_first_completion};
 use crossbeam_channel::Sender;
@@ -275,7 +276,8 @@ impl Follower {
         self.doubt(cards, completions, around);
         let Some(projection) = &self.projection else { return Ok(()) };
         let at = projection.positions();
-        let cards_from = if self.from_checkpoint { at.cards } else { cards.0 };
+        let missed = i64::from(mutation::on(Mutation::RestoreFromNextRecord));
+        let cards_from = if self.from_checkpoint { at.cards + missed } else { cards.0 };
         let mut completions_from = at.completions.max(completions.0);
         if completions_from < completions.1 {
             let oldest_ms = around.now_ms - around.rules.window_ms;
@@ -283,8 +285,18 @@ impl Follower {
             completions_from = completions_from.max(window.unwrap_or(completions.1));
         }
         let ends = self.limit.unwrap_or(Positions { cards: cards.1, completions: completions.1 });
+        let ends = self.mistaken_ends(ends, around);
         self.read(Changelog::Cards, cards_from, ends.cards, around.reader)?;
         self.read(Changelog::Completions, completions_from, ends.completions, around.reader)
+    }
+
+    /// Where a restore ends, with a deliberate bug: elsewhere.
+    fn mistaken_ends<R: Reader>(&self, ends: Positions, around: &mut Surroundings<'_, R>) -> Positions {
+        if !mutation::on(Mutation::EndFromReadCommitted) {
+            return ends;
+        }
+        let mut stable = |log| around.reader.last_stable_offset(log, self.partition).unwrap_or(0);
+        Positions { cards: stable(Changelog::Cards), completions: stable(Changelog::Completions) }
     }
 
     /// A checkpoint beyond a log's end, or before the cards log's start, belongs to another log.
@@ -293,7 +305,7 @@ impl Follower {
         let (at, noted) = (projection.positions(), self.noted);
         let beyond = noted.cards.max(at.cards) > cards.1 || noted.completions.max(at.completions) > completions.1;
         let trimmed = self.from_checkpoint && at.cards < cards.0;
-        if !beyond && !trimmed {
+        if (!beyond && !trimmed) || mutation::on(Mutation::IgnoreLogsEnd) {
             return;
         }
         let (reason, why) = match beyond {
@@ -395,7 +407,9 @@ impl Follower {
     /// Goes on when all logs are read: from the scan to the fold, from the fold to the end.
     pub fn advance<R: Reader>(&mut self, around: &mut Surroundings<'_, R>) -> Result<bool, Failed> {
         self.check_stall(around)?;
-        if self.logs.iter().any(|r| !r.done) {
+        let unread =
+            |r: &LogRead| !r.done && !(mutation::on(Mutation::RestoreCardsOnly) && r.log == Changelog::Completions);
+        if self.logs.iter().any(unread) {
             return Ok(false);
         }
         self.stop_reading(around.reader);

@@ -5,6 +5,7 @@ use super::partition::{Partition, Running};
 use super::rules::Rules;
 use super::time;
 use crate::kafka::{InputOffsets, Log};
+use crate::mutation::{self, Mutation};
 use crate::projection::{Positions, Step};
 use crate::wire::Outbox;
 use std::collections::BTreeMap;
@@ -50,7 +51,8 @@ impl<L: Log> Loop<L> {
                 Step::Idle | Step::UnderWay => {}
             }
             running.commit_due |= now_ms - running.backfill_committed_ms > BACKFILL_COMMIT_EVERY_MS;
-            if running.round_due(rules, now_ms) {
+            let again = mutation::on(Mutation::NotePositionAtRoundEnd) && running.projection.in_round();
+            if running.round_due(rules, now_ms) || (again && !running.ends_requested) {
                 running.ends_requested = true;
                 log.request_ends(partition);
             }
@@ -66,9 +68,16 @@ impl<L: Log> Loop<L> {
                 continue;
             }
             let Some(ends) = ends else { continue };
+            if mutation::on(Mutation::NotePositionAtRoundEnd) && running.projection.in_round() {
+                running.projection.note(Positions { cards: ends.cards, completions: ends.completions });
+                continue;
+            }
             running.ends = Some(Positions { cards: ends.cards, completions: ends.completions });
             // The proof must come even when no command does.
             running.commit_due = true;
+        }
+        if mutation::on(Mutation::BeginRoundUnproven) {
+            self.begin_rounds();
         }
     }
 

@@ -10,6 +10,7 @@ use crate::domain::{
     Verdict, decide,
 };
 use crate::kafka::{Input, Record};
+use crate::mutation::{self, Mutation};
 use crate::projection::{Projection, StoreError};
 use crate::wire::{
     DeadRecord, Decoded, Decoder, Omit, OutTopic, Outbox, REPLAY_SOURCE, Source, completion, dead_letter, encode_card,
@@ -155,9 +156,10 @@ impl Stager {
         let bytes = self.outbox.size() - before;
         let Some(stage) = self.partitions.get_mut(&record.partition) else { return };
         stage.output_bytes += bytes;
-        let next = Some(record.offset + 1);
+        let next = Some(record.offset + i64::from(!mutation::on(Mutation::CommitLastOffset)));
         match input {
             Input::Live => stage.changes.next.live = next,
+            Input::Backfill if mutation::on(Mutation::OmitBackfillOffset) => {}
             Input::Backfill => stage.changes.next.backfill = next,
         }
     }
@@ -203,11 +205,13 @@ impl Stager {
     ) -> Result<(), StoreError> {
         let fingerprint = Fingerprint::of(&command.card_id, command.accounts, &mut self.scratch);
         let Some(stage) = self.partitions.get(&record.partition) else { return Ok(()) };
-        let remembered = match stage.requests.get(&command.request_id) {
+        let staged = stage.requests.get(&command.request_id);
+        let remembered = match staged.filter(|_| !mutation::on(Mutation::BatchBlindRequests)) {
             Some(staged) => Some(*staged),
             None => projection.request(&command.request_id, at.now.at_ms)?,
         };
-        match stage.card_index.get(&command.card_id) {
+        let staged = stage.card_index.get(&command.card_id);
+        match staged.filter(|_| !mutation::on(Mutation::BatchBlindCards)) {
             Some(index) => self.card.clone_from(&stage.cards[*index].accounts),
             None => drop(projection.card(&command.card_id, &mut self.card)),
         }
@@ -256,6 +260,9 @@ impl Stager {
     fn origin(&self, record: &Record, at: At) -> Origin {
         let timestamp_ms = record.timestamp_ms().unwrap_or(at.now.at_ms);
         match at.input {
+            Input::Backfill if mutation::on(Mutation::NoStaleCheck) => {
+                Origin::Live { offset: record.offset, timestamp_ms }
+            }
             Input::Live => Origin::Live { offset: record.offset, timestamp_ms },
             Input::Backfill => Origin::Backfill { replayed_offset: self.replayed_offset(record), timestamp_ms },
         }
@@ -290,7 +297,10 @@ impl Stager {
     /// Adds the card records and hands the changes over.
     fn finish(&mut self, taken: Vec<bool>) -> StagedBatch {
         let mut changes = Vec::with_capacity(self.partitions.len());
-        for (partition, mut stage) in self.partitions.drain() {
+        let mut stages: Vec<_> = self.partitions.drain().collect();
+        // The order of a hash table is another one at each run.
+        stages.sort_unstable_by_key(|(partition, _)| *partition);
+        for (partition, mut stage) in stages {
             for card in stage.cards {
                 self.outbox.begin(OutTopic::Cards, partition, stage.now_ms, card.input);
                 self.outbox.key(Some(card.card_id.encode(&mut [0; 36]).as_bytes()));

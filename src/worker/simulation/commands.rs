@@ -1,6 +1,6 @@
 //! What the simulation sends, by which rules, and when: ids, commands, and the time of day.
 
-use crate::domain::{AccountType, CardId, OnDuplicate, RequestId, UtcOffset};
+use crate::domain::{Account, AccountNumber, AccountType, CardId, Currency, OnDuplicate, RequestId, UtcOffset};
 use crate::kafka::MemoryRecord;
 use crate::wire::{DecodeRules, KeyPolicy, REPLAY_SOURCE, UnknownFields};
 use crate::worker::rules::{BackfillCompletions, OnTrimmed, Rules};
@@ -72,6 +72,15 @@ pub fn card_id(n: u64) -> CardId {
 }
 
 const CURRENCIES: [&str; 10] = ["USD", "EUR", "GBP", "CHF", "JPY", "SEK", "NOK", "DKK", "PLN", "CZK"];
+
+/// An account as a card has it, by place and number.
+pub fn account_of(place: usize, number: u64) -> Account {
+    Account {
+        kind: AccountType::new(format!("K{}", place / CURRENCIES.len()).as_bytes()).unwrap(),
+        currency: Currency::parse(CURRENCIES[place % CURRENCIES.len()]).unwrap(),
+        number: AccountNumber::stored(format!("N{number}").as_bytes()).unwrap(),
+    }
+}
 
 /// A command that puts accounts, as places and numbers, on a card.
 pub fn command(request: u64, card: u64, accounts: &[(usize, u64)]) -> MemoryRecord {

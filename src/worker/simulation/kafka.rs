@@ -8,10 +8,12 @@ use super::cluster::{Asked, Cluster, Entry, Failure, Member, Topic};
 use super::log::SimLog;
 use super::reader::SimReader;
 use crate::kafka::{Fault, GroupEvent, InputOffsets, MemoryRecord};
+use crate::mutation::{self, Mutation};
 use crate::worker::time::simulated;
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Where a member's call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,9 @@ impl SimKafka {
         if cluster.members[member].dead {
             return Err(Fault::Fatal("the process was killed".into()));
         }
-        if fate == Fate::Fail || simulated::passed() < cluster.away_until {
+        // What is done in the client alone needs no broker.
+        let asks = call != Call::Assignment;
+        if asks && (fate == Fate::Fail || simulated::passed() < cluster.away_until) {
             return Err(Fault::Retry(format!("no broker answers: {call:?}")));
         }
         Ok(())
@@ -112,6 +116,9 @@ impl SimKafka {
     /// The committed offsets; not while a transaction under way holds some.
     pub(super) fn stable_offsets(&self, partitions: &[i32]) -> Result<Vec<(i32, InputOffsets)>, Fault> {
         let cluster = self.cluster();
+        if mutation::on(Mutation::SkipStableWait) {
+            return Ok(cluster.committed_offsets(partitions));
+        }
         cluster.stable_offsets(partitions).ok_or_else(|| Fault::Retry("unstable offsets".into()))
     }
 
@@ -206,15 +213,137 @@ impl SimKafka {
         self.0.borrow_mut().on_reset.push_back(Box::new(hook));
     }
 
+    // --- what time, brokers and operators do ---
+
+    /// A process has ended: no call of its member does anything any more.
+    pub fn kill(&self, member: usize) {
+        self.cluster().members[member].dead = true;
+    }
+    /// The generation that a member knows is over, until it takes its events.
+    pub fn outdate(&self, member: usize) {
+        self.cluster().members[member].outdated = true;
+    }
+    /// A static member is back under a new number, and has what it had.
+    pub fn inherit(&self, former: usize, member: usize) {
+        let mut cluster = self.cluster();
+        let theirs: Vec<i32> = cluster.owners.iter().filter(|(_, m)| **m == former).map(|(p, _)| *p).collect();
+        cluster.heirs.retain(|p, heir| !theirs.contains(p) && *heir != former);
+        if !theirs.is_empty() {
+            cluster.assign(member, &theirs);
+        }
+    }
+    /// Writes one marker of each decided transaction that is chosen.
+    pub fn write_markers(&self, mut chosen: impl FnMut() -> bool) {
+        let decided = |cluster: &Cluster| -> Vec<usize> {
+            let decided = |t: &&usize| cluster.transactions[**t].committed.is_some();
+            cluster.incomplete.iter().filter(decided).copied().collect()
+        };
+        let decided = decided(&self.cluster());
+        decided.into_iter().filter(|_| chosen()).for_each(|t| self.cluster().mark(t));
+    }
+    /// Aborts what has been open for too long, and fences its producer.
+    pub fn time_out_transactions(&self, after: Duration) {
+        let mut cluster = self.cluster();
+        let late = |t: &&usize| {
+            let transaction = &cluster.transactions[**t];
+            transaction.committed.is_none() && simulated::passed() > transaction.begun + after
+        };
+        let late: Vec<usize> = cluster.incomplete.iter().filter(late).copied().collect();
+        for transaction in late {
+            let (identity, epoch) = cluster.transactions[transaction].producer;
+            let current = cluster.epochs.entry(identity).or_default();
+            *current = (*current).max(epoch + 1);
+            cluster.decide(transaction, false);
+        }
+    }
+    /// Writes all markers of decided transactions.
+    pub fn complete_all(&self) {
+        let mut cluster = self.cluster();
+        let decided = |t: &usize| cluster.transactions[*t].committed.is_some();
+        let decided: Vec<usize> = cluster.incomplete.iter().copied().filter(decided).collect();
+        decided.into_iter().for_each(|t| cluster.complete(t));
+    }
+    /// Removes superseded cards that are chosen; offsets stay.
+    pub fn compact(&self, partition: i32, mut chosen: impl FnMut() -> bool) {
+        let mut cluster = self.cluster();
+        let at = (Topic::Cards, partition);
+        let (stable, end) = (cluster.last_stable(at), cluster.bounds(at).1);
+        let latest: BTreeMap<_, _> =
+            cluster.visible(at, 0, usize::MAX).iter().map(|(o, r)| (r.key.clone(), *o)).collect();
+        let kept: BTreeSet<i64> = latest.into_values().collect();
+        let Some(log) = cluster.logs.get_mut(&at) else { return };
+        for (offset, entry) in log.entries.iter_mut().enumerate().take(stable) {
+            let superseded = !kept.contains(&(offset as i64)) && (offset as i64) < end - 1;
+            if superseded && chosen() {
+                *entry = Entry::Gone;
+            }
+        }
+    }
+    /// Deletes the records at the log's start that are older than a moment.
+    pub fn expire(&self, topic: Topic, partition: i32, oldest_ms: i64) {
+        let mut cluster = self.cluster();
+        let stable = cluster.last_stable((topic, partition));
+        let Some(log) = cluster.logs.get_mut(&(topic, partition)) else { return };
+        let old = |e: &Entry| !matches!(e, Entry::Record(record, _) if record.timestamp_ms >= Some(oldest_ms));
+        while log.start < stable && old(&log.entries[log.start]) {
+            log.start += 1;
+        }
+    }
+    /// Loses so many of a log's last entries.
+    pub fn truncate(&self, topic: Topic, partition: i32, entries: usize) {
+        let mut cluster = self.cluster();
+        let Some(log) = cluster.logs.get_mut(&(topic, partition)) else { return };
+        let left = log.entries.len().saturating_sub(entries).max(log.start);
+        log.entries.truncate(left);
+    }
+    /// Deletes all topics and makes them anew; the group's offsets are deleted too.
+    pub fn make_anew(&self) {
+        let mut cluster = self.cluster();
+        cluster.logs.clear();
+        cluster.committed.clear();
+        cluster.transactions.clear();
+        cluster.incomplete.clear();
+    }
+
     // --- what the test sees ---
 
     /// The committed records of a partition with their offsets.
     pub fn records(&self, topic: Topic, partition: i32) -> Vec<(i64, Rc<MemoryRecord>)> {
         self.0.borrow().visible((topic, partition), 0, usize::MAX)
     }
+    /// The same from an offset on.
+    pub fn records_from(&self, topic: Topic, partition: i32, from: i64) -> Vec<(i64, Rc<MemoryRecord>)> {
+        self.0.borrow().visible((topic, partition), from as usize, usize::MAX)
+    }
     /// The next offset of a partition.
     pub fn end(&self, topic: Topic, partition: i32) -> i64 {
         self.0.borrow().bounds((topic, partition)).1
+    }
+    /// The first offset of a partition.
+    pub fn start(&self, topic: Topic, partition: i32) -> i64 {
+        self.0.borrow().bounds((topic, partition)).0
+    }
+    /// Whether a member's process has ended.
+    pub fn is_dead(&self, member: usize) -> bool {
+        self.0.borrow().members[member].dead
+    }
+    /// Whether the group gives partitions to a member.
+    pub fn is_in_group(&self, member: usize) -> bool {
+        let member = &self.0.borrow().members[member];
+        !member.dead && !member.expelled
+    }
+    /// A number that tells two different courses apart.
+    pub fn digest(&self) -> u64 {
+        let cluster = self.0.borrow();
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        for ((topic, partition), log) in &cluster.logs {
+            hash.update(format!("{topic:?} {partition} {} {}", log.start, log.entries.len()).as_bytes());
+            for (offset, record) in cluster.visible((*topic, *partition), 0, usize::MAX) {
+                hash.update(&offset.to_le_bytes());
+                hash.update(record.value.as_deref().unwrap_or_default());
+            }
+        }
+        hash.digest()
     }
     /// The committed offsets of a partition's inputs.
     pub fn committed(&self, partition: i32) -> InputOffsets {

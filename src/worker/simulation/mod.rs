@@ -9,12 +9,16 @@
 
 mod cluster;
 mod commands;
+mod faults;
 mod kafka;
 mod log;
+mod model;
+mod plan;
 mod process;
 mod reader;
 mod said;
 mod store;
+mod world;
 
 pub use cluster::{Asked, Failure, Topic};
 pub use commands::{Random, card_id, command, garbage, now_ms, pass_ms, replayed, request_id, rules};
@@ -23,3 +27,20 @@ pub use log::SimLog;
 pub use process::{Worker, identity, restore};
 pub use said::{Answer, assert_answered_once, assert_is_fold, completions, dead_letters, dump, fold};
 pub use store::{CutStore, SimStore, no_store, sled};
+
+use crate::mutation::{self, Mutation};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs a seed, with a bug or without; gives a number that two runs of a seed share, or what was seen to be wrong.
+pub fn run(seed: u64, bug: Option<Mutation>) -> Result<u64, String> {
+    mutation::set(bug);
+    let run = catch_unwind(AssertUnwindSafe(|| world::World::new(seed).run()));
+    mutation::set(None);
+    run.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned())).unwrap_or_default()
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,7 @@ pub struct Worker {
     pub main: Loop<SimLog>,
     pub restorer: Restorer<SimReader>,
     pub member: usize,
+    standby: bool,
     orders: Sender<RestoreJob>,
     status: Arc<Status>,
     pub writing: Rc<RefCell<Writing>>,
@@ -116,7 +117,7 @@ impl Worker {
             clock: now_ms,
         };
         let (main, writing) = (Loop::new(parts), Rc::new(RefCell::new(writing)));
-        Self { kafka: kafka.clone(), main, restorer, member, orders, status, writing }
+        Self { kafka: kafka.clone(), main, restorer, member, standby: how.standby, orders, status, writing }
     }
     /// A worker that has these partitions.
     pub fn with(kafka: &SimKafka, store: Arc<dyn Store>, rules: Rules, partitions: &[i32]) -> Self {
@@ -135,7 +136,9 @@ impl Worker {
     }
     /// One turn of the restorer, where it has something to do.
     pub fn restore(&mut self) {
-        if self.status.partitions().values().any(|s| s.state == PartitionState::Restoring) {
+        if self.standby {
+            assert!(self.restorer.step());
+        } else if self.status.partitions().values().any(|s| s.state == PartitionState::Restoring) {
             // One without work would wait for an order: this one is given up already.
             let (cancel, (reply, _)) = (Cancel::default(), unbounded());
             cancel.cancel();
@@ -173,14 +176,15 @@ impl Worker {
         self.until("inputs processed", |worker| worker.is_drained());
     }
     pub fn is_drained(&self) -> bool {
-        let owned = (0..4).filter(|p| self.kafka.owner(*p) == Some(self.member));
-        let ends = |p: i32| InputOffsets {
-            live: Some(self.kafka.end(Topic::Commands, p)),
-            backfill: Some(self.kafka.end(Topic::Backfill, p)),
+        (0..4).filter(|p| self.kafka.owner(*p) == Some(self.member)).all(|p| self.has_drained(p))
+    }
+    /// Whether all of a partition's inputs is processed.
+    pub fn has_drained(&self, partition: i32) -> bool {
+        let ends = InputOffsets {
+            live: Some(self.kafka.end(Topic::Commands, partition)),
+            backfill: Some(self.kafka.end(Topic::Backfill, partition)),
         };
-        let applied =
-            |p: i32| self.runs(p).is_some_and(|r| r.committed == ends(p) && self.kafka.committed(p) == ends(p));
-        owned.into_iter().all(applied)
+        self.runs(partition).is_some_and(|r| r.committed == ends && self.kafka.committed(partition) == ends)
     }
     /// The running partition.
     pub fn runs(&self, partition: i32) -> Option<&Running> {
@@ -208,13 +212,19 @@ pub fn restore(
     start_at: Option<StartAt>,
     rules: Rules,
 ) -> Result<RestoredState, String> {
+    let how = How { rules, identity: identity(), start_at, standby: false, chunk: 3 };
+    restore_as(kafka, partition, store, how)
+}
+
+/// The same over logs of any identity.
+pub fn restore_as(kafka: &SimKafka, partition: i32, store: Arc<dyn Store>, how: How) -> Result<RestoredState, String> {
     let (orders, jobs) = unbounded();
     let (writer, mut writing) = Writer::queue();
     let mut restorer = Restorer::new(RestorerParts {
-        reader: kafka.reader(None, 3),
-        rules: Arc::new(rules),
-        identity: identity(),
-        start_at,
+        reader: kafka.reader(None, how.chunk),
+        rules: Arc::new(how.rules),
+        identity: how.identity,
+        start_at: how.start_at,
         standby: false,
         leases: Leases::default(),
         store,

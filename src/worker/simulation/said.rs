@@ -39,24 +39,27 @@ fn input_of(topic: &str) -> Input {
     }
 }
 
+/// What a completion says.
+pub fn completion(partition: i32, record: &MemoryRecord) -> Answer {
+    let source = Source::parse(header(record, SOURCE).unwrap().as_bytes()).unwrap();
+    assert_eq!(source.partition, partition);
+    let body: serde_json::Value = serde_json::from_slice(record.value.as_ref().unwrap()).unwrap();
+    Answer {
+        input: input_of(source.topic),
+        offset: source.offset,
+        dead: false,
+        ok: body["status"] == "ok",
+        replayed: header(record, names::IDEMPOTENT_REPLAYED).is_some(),
+        why: body["error"]["code"].as_str().unwrap_or_default().to_owned(),
+        request: body["request_id"].as_str().unwrap().to_owned(),
+        record: record.clone(),
+    }
+}
+
 /// The completions of a partition, in the log's order.
 pub fn completions(kafka: &SimKafka, partition: i32) -> Vec<Answer> {
-    let answer = |record: &MemoryRecord| {
-        let source = Source::parse(header(record, SOURCE).unwrap().as_bytes()).unwrap();
-        assert_eq!(source.partition, partition);
-        let body: serde_json::Value = serde_json::from_slice(record.value.as_ref().unwrap()).unwrap();
-        Answer {
-            input: input_of(source.topic),
-            offset: source.offset,
-            dead: false,
-            ok: body["status"] == "ok",
-            replayed: header(record, names::IDEMPOTENT_REPLAYED).is_some(),
-            why: body["error"]["code"].as_str().unwrap_or_default().to_owned(),
-            request: body["request_id"].as_str().unwrap().to_owned(),
-            record: record.clone(),
-        }
-    };
-    kafka.records(Topic::Completions, partition).iter().map(|(_, record)| answer(record)).collect()
+    let records = kafka.records(Topic::Completions, partition);
+    records.iter().map(|(_, record)| completion(partition, record)).collect()
 }
 
 /// The dead letters of a partition, in the log's order.
@@ -80,24 +83,25 @@ pub fn dead_letters(kafka: &SimKafka, partition: i32) -> Vec<Answer> {
 /// A state that can be compared.
 pub type Dump = (BTreeMap<CardId, Vec<StoredAccount>>, BTreeMap<RequestId, (u128, i64)>);
 
-/// What a projection holds.
+/// What a projection holds, by the time that its next decision would have.
 pub fn dump(projection: &Projection) -> Dump {
     let (mut cards, mut requests) = (BTreeMap::new(), BTreeMap::new());
+    let at_ms = projection.decision_time_ms(now_ms());
     projection.for_each_card(|id, accounts| drop(cards.insert(*id, accounts.to_vec())));
     let each = |id: &RequestId, r: crate::domain::Remembered| {
         assert_eq!(requests.insert(*id, (r.fingerprint.0, r.dt.at_ms)), None, "{id} is held twice");
     };
-    projection.for_each_request(now_ms(), each).unwrap();
+    projection.for_each_request(at_ms, each).unwrap();
     let ids: Vec<RequestId> = requests.keys().copied().collect();
     for id in ids {
-        let found = projection.request(&id, now_ms()).unwrap().map(|r| (r.fingerprint.0, r.dt.at_ms));
+        let found = projection.request(&id, at_ms).unwrap().map(|r| (r.fingerprint.0, r.dt.at_ms));
         assert_eq!(found, requests.get(&id).copied());
     }
     (cards, requests)
 }
 
-/// What a projection must hold: the fold of the two logs.
-pub fn fold(kafka: &SimKafka, partition: i32) -> Dump {
+/// What a projection must hold: the fold of the two logs, over a window.
+pub fn fold_over(kafka: &SimKafka, partition: i32, window_ms: i64) -> Dump {
     let (mut cards, mut requests) = (BTreeMap::new(), BTreeMap::new());
     let mut accounts = Vec::new();
     for (_, record) in kafka.records(Topic::Cards, partition) {
@@ -105,17 +109,23 @@ pub fn fold(kafka: &SimKafka, partition: i32) -> Dump {
         cards.insert(id, accounts.clone());
     }
     cards.retain(|_, accounts| !accounts.is_empty());
+    let mut decided_ms = now_ms();
     for (_, record) in kafka.records(Topic::Completions, partition) {
         let headers = record.headers.iter().map(|(n, v)| (n.as_str(), v.as_deref()));
         let at_ms = record.timestamp_ms.unwrap();
+        decided_ms = decided_ms.max(at_ms);
         let first = decode_first_completion(headers, record.value.as_deref(), at_ms).unwrap();
-        if let Some(FirstCompletion { request_id, remembered }) =
-            first.filter(|_| now_ms() - at_ms <= rules().window_ms)
-        {
+        if let Some(FirstCompletion { request_id, remembered }) = first {
             requests.insert(request_id, (remembered.fingerprint.0, at_ms));
         }
     }
+    requests.retain(|_, (_, at_ms)| decided_ms - *at_ms <= window_ms);
     (cards, requests)
+}
+
+/// The same by the rules of the unit tests.
+pub fn fold(kafka: &SimKafka, partition: i32) -> Dump {
+    fold_over(kafka, partition, rules().window_ms)
 }
 
 /// INV-4 and INV-5 over all that a partition's logs hold: each processed record has one answer, no other has any, and no
