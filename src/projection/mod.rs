@@ -229,9 +229,10 @@ impl Projection {
         self.positions = positions;
     }
 
-    /// Drops expired requests, a bounded step at a time.
-    pub fn expire(&mut self, now_ms: i64) {
-        self.expired.extend(self.requests.expire(now_ms));
+    /// Drops expired requests, a bounded step at a time: by the latest decision's time, which Kafka has accepted. A clock that runs
+    /// ahead for a while must not empty the memory.
+    pub fn expire(&mut self) {
+        self.expired.extend(self.requests.expire(self.decided_ms));
     }
 
     /// Records that a replay from the last round's position would read.

@@ -171,7 +171,8 @@ impl Requests {
     /// Drops what has expired, a bounded step at a time; gives the blocks that may be removed from disk.
     pub fn expire(&mut self, now_ms: i64) -> Vec<BlockId> {
         let mut gone = Vec::new();
-        while gone.len() < 4 && self.blocks.front().is_some_and(|b| now_ms - b.newest_ms > self.window_ms) {
+        while gone.len() < 4 && self.blocks.front().is_some_and(|b| now_ms.saturating_sub(b.newest_ms) > self.window_ms)
+        {
             // The block that is being filled stays, so that a number is never given twice.
             if self.blocks.len() == 1 {
                 break;

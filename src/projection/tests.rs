@@ -199,10 +199,10 @@ fn expired_requests_cost_neither_memory_nor_blocks() {
     for i in 0..10_000u64 {
         let id = RequestId::from_bytes(u128::from(i).to_le_bytes());
         projection.put_request(&id, Remembered { dt: first(0, i as i64).remembered.dt, fingerprint: Fingerprint(1) });
-        projection.expire(i as i64);
+        projection.expire();
     }
     for _ in 0..100 {
-        projection.expire(10_000);
+        projection.expire();
     }
     // A block holds 1536, of which the newest decides; the block being filled stays.
     assert!(projection.stats().requests <= 1000 + 2 * 1536, "{}", projection.stats().requests);

@@ -17,6 +17,10 @@ use crate::wire::{decode_card, decode_first_completion};
 use crossbeam_channel::Sender;
 use std::time::{Duration, Instant};
 
+/// By how much a clock may be ahead during a restore without the memory lacking anything: the day by which the topic outlives the
+/// window.
+const CLOCK_AHEAD_MS: i64 = 24 * 3600 * 1000;
+
 /// Where to go on when a partition has outputs but no committed offset (`run --start-at`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartAt {
@@ -188,15 +192,15 @@ impl Follower {
         }
     }
 
-    /// The thread was busy elsewhere: that is no stall.
-    pub fn was_blocked(&mut self, time: Duration) {
-        self.progress += time;
+    /// The thread stood still for so long: that is no stall.
+    pub fn was_blocked(&mut self, so_long: Duration) {
+        self.progress = (self.progress + so_long).min(time::now());
     }
 
     /// Forgets what has expired while it is warm.
-    pub fn expire(&mut self, now_ms: i64) {
+    pub fn expire(&mut self) {
         if let Some(projection) = &mut self.projection {
-            projection.expire(now_ms);
+            projection.expire();
         }
     }
 
@@ -280,7 +284,7 @@ impl Follower {
         let cards_from = if self.from_checkpoint { at.cards + missed } else { cards.0 };
         let mut completions_from = at.completions.max(completions.0);
         if completions_from < completions.1 {
-            let oldest_ms = around.now_ms - around.rules.window_ms;
+            let oldest_ms = around.now_ms - around.rules.window_ms - CLOCK_AHEAD_MS;
             let window = around.reader.offset_at(Changelog::Completions, self.partition, oldest_ms)?;
             completions_from = completions_from.max(window.unwrap_or(completions.1));
         }

@@ -20,6 +20,8 @@ const WAIT: Duration = Duration::from_millis(20);
 const WARM_EVERY: Duration = Duration::from_millis(500);
 /// The group settles first: what this process is about to own needs no warm follower.
 const WARM_AFTER: Duration = Duration::from_secs(3);
+/// A turn that takes longer stands still, in a request or with the whole process: that is no stall of a restore.
+const STANDSTILL: Duration = Duration::from_secs(1);
 /// How long a restore may fail to begin before the process ends.
 const MAX_FAILING: Duration = Duration::from_secs(300);
 
@@ -99,6 +101,8 @@ pub struct Restorer<R: Reader> {
     look_for_warm_at: Instant,
     failing_since: Option<Instant>,
     not_before: Instant,
+    /// When the last turn ended.
+    advanced_at: Instant,
 }
 
 impl<R: Reader> Restorer<R> {
@@ -113,6 +117,7 @@ impl<R: Reader> Restorer<R> {
             look_for_warm_at: now + WARM_AFTER,
             failing_since: None,
             not_before: now,
+            advanced_at: now,
         }
     }
 
@@ -181,9 +186,7 @@ impl<R: Reader> Restorer<R> {
             time::pause(Duration::from_millis(1));
             return;
         }
-        let asked = time::now();
         let committed = self.parts.reader.committed(&partitions);
-        self.followers.values_mut().for_each(|f| f.was_blocked(time::since(asked)));
         match committed {
             Ok(committed) => {
                 for (job, held) in ready {
@@ -284,8 +287,7 @@ impl<R: Reader> Restorer<R> {
             return;
         }
         self.look_for_warm_at = time::now() + WARM_EVERY;
-        let now_ms = (self.parts.clock)();
-        self.warm.values_mut().for_each(|f| f.expire(now_ms));
+        self.warm.values_mut().for_each(Follower::expire);
         self.warm.keys().for_each(|p| self.parts.status.standby(*p));
         for partition in 0..self.parts.identity.partitions {
             let ours =
@@ -372,6 +374,10 @@ impl<R: Reader> Restorer<R> {
     }
 
     fn advance(&mut self) {
+        let took = time::since(std::mem::replace(&mut self.advanced_at, time::now()));
+        if took > STANDSTILL {
+            self.followers.values_mut().for_each(|f| f.was_blocked(took));
+        }
         for (partition, follower) in &self.warm {
             let read_to = follower.read_to();
             self.parts.status.amend(*partition, |s| s.standby_read_to = read_to);

@@ -22,7 +22,7 @@ impl<L: Log> Loop<L> {
         let now_ms = (self.parts.clock)();
         let (log, writer, rules) = (&mut self.parts.log, &self.parts.writer, &self.parts.rules);
         for (partition, running) in self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, s.running_mut()?))) {
-            running.projection.expire(now_ms);
+            running.projection.expire();
             match running.projection.checkpoint_step(writer, running.held.lease()) {
                 Step::Done => {
                     (running.last_round_ms, running.round_failed) = (now_ms, false);

@@ -8,6 +8,8 @@ use crate::kafka::InputOffsets;
 use crate::worker::time::simulated;
 use std::time::Duration;
 
+/// What completions outlive the window by; their topic's settings have it so.
+const DAY_MS: i64 = 24 * 3600 * 1000;
 /// How deep processes stand still inside each other's calls.
 const DEPTH: usize = 2;
 const FAILURES: [Failure; 6] = [
@@ -91,7 +93,7 @@ impl World {
         let members = self.members();
         let partition = self.any_partition();
         let heirs: Vec<usize> = members.iter().copied().filter(|m| self.kafka.owner(partition) != Some(*m)).collect();
-        if heirs.is_empty() || self.kafka.owner(partition).is_none() {
+        if heirs.is_empty() || !self.kafka.is_settled(partition) {
             return;
         }
         self.kafka.revoke(partition, heirs[self.below(heirs.len() as u64) as usize]);
@@ -99,7 +101,7 @@ impl World {
     }
 
     fn jump(&self) {
-        let far = [1000, 70_000, 3_600_000][self.below(3) as usize];
+        let far = [1000, 70_000, 1_800_000, 90_000_000][self.below(4) as usize];
         let by = self.below(2 * far) as i64 - far as i64;
         if self.chance(50) {
             pass_ms(by);
@@ -133,13 +135,15 @@ impl World {
         if self.rarely(faults.compact) {
             self.kafka.compact(partition, || self.chance(80));
         }
-        if self.rarely(faults.retention) {
+        if !self.offsets_lost.get() && self.rarely(faults.retention) {
             self.expire_completions(partition);
         }
         if self.rarely(faults.trim) {
             self.trim_input(partition);
         }
-        if self.rarely(faults.expire) && self.all_stopped() {
+        // What was answered is known as far back as the topics go.
+        let whole = self.kafka.start(Topic::Completions, partition) == 0;
+        if whole && self.rarely(faults.expire) && self.all_stopped() {
             self.offsets_lost.set(true);
             self.kafka.set_committed(partition, InputOffsets::default());
         }
@@ -171,7 +175,7 @@ impl World {
         let rules = &self.plan.rules;
         self.models.borrow_mut()[partition as usize].follow(&self.kafka, partition, rules);
         let skews = self.slots.iter().map(|slot| slot.skew_ms.get());
-        let oldest_ms = super::commands::now_ms() + skews.min().unwrap_or(0).min(0) - rules.window_ms - 3_600_000;
+        let oldest_ms = super::commands::now_ms() + skews.min().unwrap_or(0).min(0) - rules.window_ms - DAY_MS;
         self.kafka.expire(Topic::Completions, partition, oldest_ms);
     }
 

@@ -349,6 +349,11 @@ impl SimKafka {
     pub fn committed(&self, partition: i32) -> InputOffsets {
         self.0.borrow().committed.get(&partition).copied().unwrap_or_default()
     }
+    /// Whether a partition has an owner that need not give it up.
+    pub fn is_settled(&self, partition: i32) -> bool {
+        let cluster = self.0.borrow();
+        cluster.owners.contains_key(&partition) && !cluster.heirs.contains_key(&partition)
+    }
     /// Who has a partition.
     pub fn owner(&self, partition: i32) -> Option<usize> {
         self.0.borrow().owners.get(&partition).copied()

@@ -171,8 +171,10 @@ impl Log for SimLog {
             if cluster.owners.get(partition) != Some(&self.member) {
                 continue;
             }
-            if let Some(heir) = cluster.heirs.remove(partition) {
-                cluster.assign(heir, &[*partition]);
+            match cluster.heirs.remove(partition) {
+                Some(heir) => cluster.assign(heir, &[*partition]),
+                // It has gone meanwhile: the group looks for another.
+                None => drop(cluster.owners.remove(partition)),
             }
         }
         Ok(())
