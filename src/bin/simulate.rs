@@ -39,7 +39,9 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // What a failed seed says is printed once, with its seed.
-    std::panic::set_hook(Box::new(|_| {}));
+    if arguments.trace.is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     let bug = match arguments.bug.as_deref().map(named) {
         Some(None) => {
             eprintln!("no such bug; there are {:?}", Mutation::ALL);

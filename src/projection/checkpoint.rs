@@ -13,8 +13,9 @@ use crate::mutation::{self, Mutation};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Blocks handed to the writer in one step, so that a batch never waits long for a round.
-const BLOCKS_PER_STEP: usize = 8;
+/// Blocks handed to the writer in one step, so that a batch never waits long for a round. Where a simulation looks on, a round
+/// takes as many steps as it can: more can happen in it.
+const BLOCKS_PER_STEP: usize = if cfg!(any(test, feature = "simulation")) { 1 } else { 8 };
 
 /// Which blocks of cards the meta record on disk names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

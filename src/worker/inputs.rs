@@ -74,7 +74,16 @@ impl Follower {
     ) -> Result<InputOffsets, Failed> {
         let live = self.lost_offset(Input::Live, self.committed.live, answered, around)?;
         let backfill = self.lost_offset(Input::Backfill, self.committed.backfill, answered, around)?;
-        self.check_inputs(InputOffsets { live: Some(live), backfill: Some(backfill) }, around)
+        let offsets = InputOffsets { live: Some(live), backfill: Some(backfill) };
+        if answered.records > 0 {
+            tracing::warn!(
+                partition = self.partition,
+                live,
+                backfill,
+                "committed offsets are lost; the inputs go on here"
+            );
+        }
+        self.check_inputs(offsets, around)
     }
 
     fn lost_offset<R: Reader>(

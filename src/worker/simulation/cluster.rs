@@ -198,13 +198,25 @@ impl Cluster {
         }
     }
 
-    /// Writes one marker of a decided transaction; its offsets count after the last.
-    pub fn mark(&mut self, transaction: usize) {
+    /// Writes one marker of a decided transaction: to one of its logs, or to the group's offsets, in no order.
+    pub fn mark(&mut self, transaction: usize, which: usize) {
         let decided = &mut self.transactions[transaction];
-        if let Some((at, _)) = decided.unmarked.pop_first() {
+        let logs = decided.unmarked.len();
+        let which = which % (logs + usize::from(!decided.offsets.is_empty())).max(1);
+        if let Some(at) = decided.unmarked.keys().nth(which).copied() {
+            decided.unmarked.remove(&at);
             self.logs.entry(at).or_default().entries.push(Entry::Marker);
-            return;
+        } else {
+            self.take_over_offsets(transaction);
         }
+        let decided = &self.transactions[transaction];
+        if decided.unmarked.is_empty() && decided.offsets.is_empty() {
+            self.incomplete.remove(&transaction);
+        }
+    }
+
+    fn take_over_offsets(&mut self, transaction: usize) {
+        let decided = &mut self.transactions[transaction];
         let offsets = std::mem::take(&mut decided.offsets);
         let commit = decided.committed == Some(true);
         for (partition, next) in offsets.iter().filter(|_| commit) {
@@ -212,12 +224,11 @@ impl Cluster {
             committed.live = next.live.or(committed.live);
             committed.backfill = next.backfill.or(committed.backfill);
         }
-        self.incomplete.remove(&transaction);
     }
 
     pub fn complete(&mut self, transaction: usize) {
         while self.incomplete.contains(&transaction) {
-            self.mark(transaction);
+            self.mark(transaction, 0);
         }
     }
 

@@ -5,7 +5,9 @@ use super::commands::pass_ms;
 use super::kafka::{Call, Fate};
 use super::world::World;
 use crate::kafka::InputOffsets;
+use crate::projection::{Projection, Tree};
 use crate::worker::time::simulated;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What completions outlive the window by; their topic's settings have it so.
@@ -77,7 +79,7 @@ impl World {
             self.jump();
         }
         self.disks(index);
-        self.logs();
+        self.logs(index);
     }
 
     /// A process is killed, unless it is in a call.
@@ -113,7 +115,10 @@ impl World {
     fn disks(&self, index: usize) {
         let (faults, store) = (&self.plan.faults, &self.slots[index].store);
         if self.rarely(faults.disk) {
-            store.fill(self.chance(60));
+            match self.chance(40) {
+                true => store.fill(self.chance(60)),
+                false => store.fail_writes(1 + self.below(3) as usize),
+            }
         }
         if self.rarely(faults.disk) && self.chance(20) {
             store.fail_reads(1 + self.below(3) as usize);
@@ -129,7 +134,7 @@ impl World {
     }
 
     /// What happens to the logs: some of it is Kafka's everyday life, some is what it must not do.
-    fn logs(&self) {
+    fn logs(&self, index: usize) {
         let faults = &self.plan.faults;
         let partition = self.any_partition();
         if self.rarely(faults.compact) {
@@ -151,10 +156,7 @@ impl World {
             self.make_anew();
         }
         if self.rarely(faults.truncate) && self.all_stopped() {
-            self.models.borrow_mut()[partition as usize].unpromised = true;
-            for topic in [Topic::Completions, Topic::Cards] {
-                self.kafka.truncate(topic, partition, self.below(12) as usize);
-            }
+            self.truncate(partition, index);
         }
     }
 
@@ -191,6 +193,20 @@ impl World {
         self.input_lost.set(self.input_lost.get() || to > committed);
         self.models.borrow_mut()[partition as usize].gone.extend((committed..to).map(|offset| (0, offset)));
         self.kafka.trim(Topic::Commands, partition, to);
+    }
+
+    /// Kafka loses what it had acknowledged: one of the logs ends before the position of a checkpoint.
+    fn truncate(&self, partition: i32, index: usize) {
+        let tree = Tree::new(partition, self.slots[index].store.clone(), Arc::default());
+        let Ok(opened) = Projection::open(tree, self.identity(), self.plan.rules.window_ms) else { return };
+        let at = opened.projection.positions();
+        let (topic, position) =
+            if self.chance(50) { (Topic::Cards, at.cards) } else { (Topic::Completions, at.completions) };
+        if position <= self.kafka.start(topic, partition) {
+            return;
+        }
+        self.models.borrow_mut()[partition as usize].unpromised = true;
+        self.kafka.truncate(topic, partition, self.below(position as u64) as i64);
     }
 
     /// All topics are deleted and made anew, and an operator accepts it.

@@ -232,14 +232,18 @@ impl SimKafka {
             cluster.assign(member, &theirs);
         }
     }
-    /// Writes one marker of each decided transaction that is chosen.
-    pub fn write_markers(&self, mut chosen: impl FnMut() -> bool) {
+    /// Writes one marker of each decided transaction: the one that is chosen, if any.
+    pub fn write_markers(&self, mut chosen: impl FnMut() -> Option<usize>) {
         let decided = |cluster: &Cluster| -> Vec<usize> {
             let decided = |t: &&usize| cluster.transactions[**t].committed.is_some();
             cluster.incomplete.iter().filter(decided).copied().collect()
         };
         let decided = decided(&self.cluster());
-        decided.into_iter().filter(|_| chosen()).for_each(|t| self.cluster().mark(t));
+        for transaction in decided {
+            if let Some(which) = chosen() {
+                self.cluster().mark(transaction, which);
+            }
+        }
     }
     /// Aborts what has been open for too long, and fences its producer.
     pub fn time_out_transactions(&self, after: Duration) {
@@ -289,12 +293,11 @@ impl SimKafka {
             log.start += 1;
         }
     }
-    /// Loses so many of a log's last entries.
-    pub fn truncate(&self, topic: Topic, partition: i32, entries: usize) {
+    /// Loses what a log has from an offset on.
+    pub fn truncate(&self, topic: Topic, partition: i32, end: i64) {
         let mut cluster = self.cluster();
         let Some(log) = cluster.logs.get_mut(&(topic, partition)) else { return };
-        let left = log.entries.len().saturating_sub(entries).max(log.start);
-        log.entries.truncate(left);
+        log.entries.truncate(log.start.max(end as usize));
     }
     /// Deletes all topics and makes them anew; the group's offsets are deleted too.
     pub fn make_anew(&self) {

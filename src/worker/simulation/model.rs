@@ -81,6 +81,7 @@ impl Model {
         assert!(offset >= next, "{input:?} offset {offset} is answered again or too late: {next} is next");
         (next..offset).for_each(|skipped| self.skip(input, skipped, rules));
         self.next[input as usize] = offset + 1;
+        self.skipped.remove(&(input as usize, offset));
         let body = answer.record.value.clone().unwrap();
         let due = self.decide(input, offset, at_ms, &body, rules);
         let given = match (answer.ok, answer.replayed) {
@@ -154,10 +155,10 @@ impl Model {
             assert_eq!(self.sent[at.0][at.1 as usize], Sent::Garbage, "{at:?} is a dead letter");
             dead.insert(at);
         }
+        // Not yet passed over for good: what was suppressed is decided anew when the committed offsets are lost.
         for input in [Input::Live, Input::Backfill] {
             let sent = self.sent[input as usize].len() as i64;
             (self.next[input as usize]..sent).for_each(|skipped| self.skip(input, skipped, rules));
-            self.next[input as usize] = sent;
         }
         for (at, suppressed) in &self.skipped {
             let explained = *suppressed || dead.contains(at) || self.gone.contains(at);

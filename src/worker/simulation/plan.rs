@@ -40,6 +40,8 @@ pub struct Plan {
     pub static_members: bool,
     pub standby: bool,
     pub chunk: usize,
+    /// How likely a marker is written in a turn, percent.
+    pub markers: u64,
     pub turns: usize,
     /// Commands sent in a turn, at most.
     pub burst: u64,
@@ -56,6 +58,7 @@ impl Plan {
             static_members: random.chance(50),
             standby: random.chance(20),
             chunk: 1 + random.below(6) as usize,
+            markers: 3 + random.below(90),
             turns: 150 + random.below(250) as usize,
             burst: 1 + random.below(8),
             rules: rules_of(random),
@@ -67,8 +70,12 @@ impl Plan {
 fn rules_of(random: &mut Random) -> Rules {
     let on_duplicate = [OnDuplicate::Replay, OnDuplicate::Replay, OnDuplicate::Suppress, OnDuplicate::Error];
     let on_duplicate = on_duplicate[random.below(4) as usize];
-    // What was suppressed leaves no trace: whether it was still remembered could not be told.
-    let window_ms = if on_duplicate != OnDuplicate::Suppress && random.chance(40) { 60_000 } else { 24 * 3600 * 1000 };
+    let window_ms = match on_duplicate {
+        // What was suppressed leaves no trace: whether it was still remembered could not be told.
+        OnDuplicate::Suppress => i64::from(u32::MAX),
+        _ if random.chance(40) => 60_000,
+        _ => 24 * 3600 * 1000,
+    };
     Rules {
         on_duplicate,
         window_ms,
@@ -93,15 +100,15 @@ fn faults_of(random: &mut Random, processes: usize) -> Faults {
         away: some(30, 100),
         moves: some(60, 600),
         kill: some(50, 300),
-        damage: some(30, 200),
-        disk: some(40, 300),
+        damage: some(40, 300),
+        disk: some(40, 800),
         compact: some(50, 500),
         retention: some(50, 300),
         trim: some(10, 100),
         expire: some(10, 60),
         anew: some(6, 40),
         // Another process would keep a checkpoint of what the log has lost, and see nothing once the log is as long again.
-        truncate: if processes == 1 { some(10, 100) } else { 0 },
+        truncate: if processes == 1 { some(30, 100) } else { 0 },
         clock: some(30, 200),
     }
 }

@@ -58,8 +58,9 @@ struct Disk {
     values: BTreeMap<(i32, Vec<u8>), Vec<u8>>,
     /// It takes no writes.
     full: bool,
-    /// So many reads fail.
+    /// So many reads fail, and so many writes.
     bad_reads: usize,
+    bad_writes: usize,
 }
 
 /// A disk in memory.
@@ -78,6 +79,10 @@ impl SimStore {
     pub fn fail_reads(&self, reads: usize) {
         self.disk().bad_reads = reads;
     }
+    /// The next writes fail.
+    pub fn fail_writes(&self, writes: usize) {
+        self.disk().bad_writes = writes;
+    }
     /// How many values it holds.
     pub fn values(&self) -> usize {
         self.disk().values.len()
@@ -91,7 +96,7 @@ impl SimStore {
         match how % 3 {
             0 => drop(values.remove(&key)),
             1 => value.truncate(at),
-            _ => value[at] ^= 1 << (how % 8),
+            _ => value.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << (how % 8)),
         }
     }
     /// All that it held is gone.
@@ -111,7 +116,9 @@ impl Store for SimStore {
     }
     fn put(&self, partition: i32, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         let mut disk = self.disk();
-        if disk.full {
+        let bad = disk.bad_writes > 0;
+        disk.bad_writes = disk.bad_writes.saturating_sub(1);
+        if disk.full || bad {
             return Err(StoreError::Unavailable("the simulated disk is full".into()));
         }
         disk.values.insert((partition, key.to_vec()), value.to_vec());

@@ -109,7 +109,7 @@ impl World {
     pub fn any_partition(&self) -> i32 {
         self.below(self.plan.partitions as u64) as i32
     }
-    fn identity(&self) -> LogIdentity {
+    pub fn identity(&self) -> LogIdentity {
         let anew = self.anew.get();
         LogIdentity { cards_topic: format!("cards {anew}"), completions_topic: format!("answers {anew}"), ..identity() }
     }
@@ -258,8 +258,8 @@ impl World {
         if let Some(former) = former.filter(|_| self.plan.static_members) {
             self.kafka.inherit(former, log.member);
         }
-        let rules = Rules { on_trimmed: slot.on_trimmed.replace(OnTrimmed::Fail), ..self.plan.rules.clone() };
-        let how = How { standby: self.plan.standby, ..self.how(rules, slot.start_at.take()) };
+        let rules = Rules { on_trimmed: slot.on_trimmed.get(), ..self.plan.rules.clone() };
+        let how = How { standby: self.plan.standby, ..self.how(rules, slot.start_at.get()) };
         let worker = Worker::make(&self.kafka, log, slot.store.clone(), how);
         slot.writing.replace(Rc::downgrade(&worker.writing));
         tracing::info!(index, member = ?slot.member.get(), "a process starts");
@@ -273,10 +273,15 @@ impl World {
                 self.start(index);
             }
         }
-        self.kafka.write_markers(|| self.calm.get() || self.chance(60));
+        self.kafka.write_markers(|| self.next_marker());
         self.kafka.time_out_transactions(Duration::from_secs(10));
         self.time_out_sessions();
         self.find_owners();
+    }
+
+    fn next_marker(&self) -> Option<usize> {
+        let comes = self.calm.get() || self.chance(self.plan.markers);
+        comes.then(|| self.below(8) as usize)
     }
 
     fn time_out_sessions(&self) {
@@ -309,7 +314,7 @@ impl World {
 
     /// Somebody waits in a loop of its own: brokers and disks go on.
     fn while_one_waits(&self) {
-        self.kafka.write_markers(|| self.calm.get() || self.chance(60));
+        self.kafka.write_markers(|| self.next_marker());
         self.kafka.time_out_transactions(Duration::from_secs(10));
         for slot in &self.slots {
             slot.writing.borrow().upgrade().into_iter().for_each(|writing| {
@@ -326,11 +331,16 @@ impl World {
         for slot in &self.slots {
             slot.store.fill(false);
             slot.store.fail_reads(0);
+            slot.store.fail_writes(0);
         }
         self.kafka.cluster().away_until = Duration::ZERO;
         self.kafka.cluster().script.clear();
         for round in 0..QUIET {
             if round % 8 == 0 && self.is_quiet() {
+                for slot in &self.slots {
+                    slot.on_trimmed.set(OnTrimmed::Fail);
+                    slot.start_at.set(None);
+                }
                 return;
             }
             (0..self.slots.len()).for_each(|slot| self.step(slot));
