@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Failed seeds that are shown.
-const SHOWN: usize = 50;
+const SHOWN: usize = 10;
 
 /// Runs the real loop, restore, projection and checkpoint on a simulated Kafka and disk
 #[derive(Parser)]

@@ -96,6 +96,8 @@ pub struct Member {
     pub events: Vec<GroupEvent>,
     /// It is told nothing for now.
     pub deaf: bool,
+    /// Nor until then: it takes a while until a member learns that the group went on without it.
+    pub deaf_until: Duration,
     /// What it was told to hold.
     pub known: BTreeSet<i32>,
     pub revoking: BTreeSet<i32>,

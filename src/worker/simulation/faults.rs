@@ -60,6 +60,7 @@ impl World {
         }
         self.depth.set(self.depth.get() - 1);
         slot.still_since.set(None);
+        self.kafka.deafen_for(member, Duration::from_millis(self.below(3000)));
     }
 
     /// What goes wrong between two turns.

@@ -34,6 +34,8 @@ pub enum Call {
     Reset,
     /// Committed offsets are asked for.
     Offsets,
+    /// The answers to questions for the logs' ends are taken.
+    Ends,
     /// A partition is started or given up.
     Assignment,
     /// A restore asks for bounds or offsets.
@@ -97,7 +99,7 @@ impl SimKafka {
     /// simulation says so.
     pub(super) fn pass(&self, member: Option<usize>, call: Call) -> Result<(), Fault> {
         let Some(member) = member else { return Ok(()) };
-        let gate = self.cluster().gate.clone();
+        let gate = if self.is_dead(member) { None } else { self.cluster().gate.clone() };
         let fate = gate.map_or(Fate::Go, |gate| gate(member, call));
         let mut cluster = self.cluster();
         if fate == Fate::Die {
@@ -218,6 +220,10 @@ impl SimKafka {
     /// A process has ended: no call of its member does anything any more.
     pub fn kill(&self, member: usize) {
         self.cluster().members[member].dead = true;
+    }
+    /// A member is told nothing for a while.
+    pub fn deafen_for(&self, member: usize, time: Duration) {
+        self.cluster().members[member].deaf_until = simulated::passed() + time;
     }
     /// The generation that a member knows is over, until it takes its events.
     pub fn outdate(&self, member: usize) {

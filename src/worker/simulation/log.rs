@@ -6,6 +6,7 @@ use crate::kafka::{
     Body, CommitError, Committed, Fault, GroupEvent, Input, InputOffsets, Log, LogEnds, MemoryRecord, Record,
 };
 use crate::wire::Outbox;
+use crate::worker::time::simulated;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -133,7 +134,8 @@ impl Log for SimLog {
     fn events(&mut self) -> Result<Vec<GroupEvent>, Fault> {
         self.pass(Call::Events)?;
         let member = &mut self.kafka.cluster().members[self.member];
-        let events = if member.deaf { Vec::new() } else { std::mem::take(&mut member.events) };
+        let deaf = member.deaf || simulated::passed() < member.deaf_until;
+        let events = if deaf { Vec::new() } else { std::mem::take(&mut member.events) };
         for event in &events {
             match event {
                 GroupEvent::Assigned(partitions) => member.known.extend(partitions),
@@ -144,7 +146,7 @@ impl Log for SimLog {
                 GroupEvent::Revoked(partitions) => member.revoking.extend(partitions),
             }
         }
-        if !member.deaf {
+        if !deaf {
             (member.outdated, member.expelled) = (false, false);
         }
         Ok(events)
@@ -246,6 +248,13 @@ impl Log for SimLog {
     }
 
     fn ends(&mut self) -> Vec<(i32, Option<LogEnds>)> {
+        if self.pass(Call::Ends).is_err() {
+            return Vec::new();
+        }
+        // The broker may answer as late as now.
+        let cluster = self.kafka.cluster();
+        self.requested.iter_mut().for_each(|(partition, ends)| *ends = Some(cluster.ends(*partition)));
+        drop(cluster);
         // An answer takes a while: a transaction may come in between.
         std::mem::replace(&mut self.answers, std::mem::take(&mut self.requested))
     }
