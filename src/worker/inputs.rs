@@ -110,8 +110,20 @@ impl Follower {
             Some(StartAt::Answered) => Ok(last.map_or(start, |last| (last + 1).max(start))),
             Some(StartAt::Earliest) => Ok(start),
             Some(StartAt::Latest) => Ok(end),
-            None => Err(Failed::Stop(Stop(self.lost_message(input, last, (start, end), around.rules)))),
+            None => {
+                self.check_unchanged(around)?;
+                Err(Failed::Stop(Stop(self.lost_message(input, last, (start, end), around.rules))))
+            }
         }
+    }
+
+    /// Whoever was taken for dead for a while may have missed the first commit of another.
+    fn check_unchanged<R: Reader>(&self, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
+        let now = around.reader.committed(&[self.partition])?;
+        if now.iter().all(|(_, offsets)| *offsets == self.committed) {
+            return Ok(());
+        }
+        Err(Failed::Retry("offsets were committed while the answers were read".into()))
     }
 
     fn lost_message(&self, input: Input, last: Option<i64>, (start, end): (i64, i64), rules: &Rules) -> String {

@@ -106,7 +106,7 @@ fn faults_of(random: &mut Random, processes: usize) -> Faults {
         retention: some(50, 300),
         trim: some(10, 100),
         expire: some(10, 60),
-        anew: some(6, 40),
+        anew: some(15, 60),
         // Another process would keep a checkpoint of what the log has lost, and see nothing once the log is as long again.
         truncate: if processes == 1 { some(30, 100) } else { 0 },
         clock: some(30, 200),
