@@ -61,8 +61,8 @@ fn opened(blocks: &[Stored; 3]) -> Option<(Cards, Requests)> {
     let tree = Tree::new(0, store, Arc::new(BlockCache::default()));
     let projection = Projection::open(tree, LogIdentity::default(), i64::MAX).ok()?.projection;
     let (mut cards, mut requests) = (Cards::new(), Requests::new());
-    projection.for_each_card(|id, accounts| drop(cards.insert(*id, accounts.to_vec())));
-    projection.for_each_request(0, |id, remembered| drop(requests.insert(*id, remembered))).ok()?;
+    projection.for_each_card(|id, accounts| _ = cards.insert(*id, accounts.to_vec()));
+    projection.for_each_request(0, |id, remembered| _ = requests.insert(*id, remembered)).ok()?;
     for id in requests.keys() {
         assert!(projection.request(id, 0).is_ok_and(|found| found.is_some()));
     }

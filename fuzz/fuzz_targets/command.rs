@@ -15,7 +15,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some(record) = Record::read(input) else { return };
     let mut decoder = Decoder::new(record.rules());
     let decode = |decoder: &mut Decoder| {
-        let decoded = decoder.decode(record.key.as_deref(), Some(record.value));
+        let decoded = decoder.decode(record.key.as_deref(), Some(&record.value));
         check(&record, &decoded);
         format!("{decoded:?}")
     };

@@ -9,9 +9,9 @@ use card_update_worker_fuzz::currencies;
 use card_update_worker_fuzz::record::Record;
 
 libfuzzer_sys::fuzz_target!(init: currencies_agree(), |input: &[u8]| {
-    let Some(record) = Record::read(input).filter(|record| contract::is_comparable(record.value)) else { return };
+    let Some(record) = Record::read(input).filter(|record| contract::is_comparable(&record.value)) else { return };
     let mut decoder = Decoder::new(record.rules());
-    let decoded = decoder.decode(record.key.as_deref(), Some(record.value));
+    let decoded = decoder.decode(record.key.as_deref(), Some(&record.value));
     assert_eq!(in_words(&decoded), contract::verdict(&record));
 });
 

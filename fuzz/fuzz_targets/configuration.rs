@@ -41,7 +41,10 @@ libfuzzer_sys::fuzz_target!(|input: &str| {
 fn check(input: &Input<'_>, files: &mut Files) {
     let file = files.with(input.file);
     let said = match load(Some(&file), input.environment.iter().cloned(), &input.sets) {
-        Ok(layered) => format!("{:?}", layered.values),
+        Ok(layered) => {
+            assert!(layered.config.rules.window_ms > 0);
+            format!("{:?}", layered.values)
+        }
         Err(error) => error.to_string(),
     };
     assert!(input.shows_a_secret() || !said.contains(SECRET), "{said}");

@@ -33,7 +33,7 @@ pub fn is_comparable(value: &[u8]) -> bool {
 
 /// The verdict on a record.
 pub fn verdict(record: &Record<'_>) -> Verdict {
-    let text = match object_text(record.value) {
+    let text = match object_text(&record.value) {
         Ok(text) => text,
         Err(reason) => return Verdict::Dead(reason),
     };

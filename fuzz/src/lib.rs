@@ -2,4 +2,5 @@
 
 pub mod contract;
 pub mod currencies;
+pub mod grammar;
 pub mod record;

@@ -1,9 +1,13 @@
 //! A command record made from an input: its first byte chooses the configuration and the key, the rest is the value.
 //!
-//! So a seed is a readable command behind one character: `0` is the default configuration with the right key.
+//! So a seed is a readable command behind one character: `0` is the default configuration with the right key. Behind a
+//! letter (`p` for the same) the rest are choices that [`grammar`] makes a command of.
 
+use crate::grammar;
+use arbitrary::Unstructured;
 use card_update_worker::domain::AccountType;
 use card_update_worker::wire::{DecodeRules, KeyPolicy, UnknownFields};
+use std::borrow::Cow;
 
 /// The types that the targets allow: the one with rules of its own, and another.
 pub const TYPES: [&str; 2] = ["IBAN", "CARD"];
@@ -17,16 +21,20 @@ pub struct Record<'a> {
     pub trust: bool,
     pub ignore_unknown: bool,
     pub key: Option<Vec<u8>>,
-    pub value: &'a [u8],
+    pub value: Cow<'a, [u8]>,
 }
 
 impl<'a> Record<'a> {
     pub fn read(input: &'a [u8]) -> Option<Self> {
-        let (options, value) = input.split_first()?;
+        let (options, rest) = input.split_first()?;
+        let value = match options & 0x40 {
+            0 => Cow::Borrowed(rest),
+            _ => Cow::Owned(grammar::command(&mut Unstructured::new(rest)).ok()?.into_bytes()),
+        };
         let key = match options >> 2 & 3 {
-            0 => named_card(value).map(|id| id.to_lowercase().into_bytes()),
+            0 => named_card(&value).map(|id| id.to_lowercase().into_bytes()),
             1 => None,
-            2 => named_card(value).map(String::into_bytes),
+            2 => named_card(&value).map(String::into_bytes),
             _ => Some(value[..value.len().min(36)].to_vec()),
         };
         Some(Self { trust: options & 1 == 1, ignore_unknown: options & 2 == 2, key, value })
