@@ -13,8 +13,8 @@ use std::borrow::Cow;
 pub const TYPES: [&str; 2] = ["IBAN", "CARD"];
 /// Small, so that inputs reach it.
 pub const MAX_ACCOUNTS: usize = 3;
-/// Larger than the inputs of a normal run, small enough to be exceeded.
-pub const MAX_PAYLOAD: usize = 16 * 1024;
+/// Below the longest input of a run, so that it is exceeded too.
+pub const MAX_PAYLOAD: usize = 2 * 1024;
 
 /// A record and what it is decoded by.
 pub struct Record<'a> {
