@@ -78,7 +78,7 @@ pub fn load(
     }
     for set in sets {
         let Some((key, text)) = set.split_once('=') else {
-            return Err(no_value(set));
+            return Err(no_value());
         };
         put(key.to_owned(), typed(key, text, &defaults)?, Origin::Set)?;
     }
@@ -94,11 +94,12 @@ pub fn misuse(file: Option<&Path>, sets: &[String]) -> Option<ConfigError> {
     {
         return Some(ConfigError(format!("the configuration file {} cannot be read: {error}", path.display())));
     }
-    sets.iter().find(|set| !set.contains('=')).map(|set| no_value(set))
+    sets.iter().any(|set| !set.contains('=')).then(no_value)
 }
 
-fn no_value(set: &str) -> ConfigError {
-    ConfigError(format!("--set {set:?}: write it as section.key=value"))
+/// It does not repeat what was given, which may be a secret behind a missing `=`.
+fn no_value() -> ConfigError {
+    ConfigError("a --set has no '=': write it as section.key=value".to_owned())
 }
 
 fn shown(values: BTreeMap<String, (Toml, Origin)>) -> BTreeMap<String, Value> {
@@ -153,8 +154,17 @@ fn flat_defaults() -> Result<BTreeMap<String, Toml>, ConfigError> {
 fn flat_file(path: &Path) -> Result<BTreeMap<String, Toml>, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| ConfigError(format!("the configuration file {} cannot be read: {e}", path.display())))?;
-    let table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError(format!("{}: {e}", path.display())))?;
+    let table: Table = text.parse().map_err(|e| no_toml(path, &text, &e))?;
     Ok(flat(table))
+}
+
+/// Where it is wrong, without the line itself that the error would print: a secret may stand there.
+fn no_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let message = error.message();
+    ConfigError(format!("{}: no valid TOML at line {line}, column {column}: {message}", path.display()))
 }
 
 /// Keys with dots; a table that is empty has none.

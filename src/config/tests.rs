@@ -80,6 +80,39 @@ fn secrets_come_from_files_and_are_never_shown() {
 }
 
 #[test]
+fn inv_10_no_error_shows_a_secret() {
+    let client = "[kafka.client]\n";
+    for (text, set) in [
+        ("\"sasl.password\" = \"hunter2\n", "log.level=info"),
+        ("\"sasl.password\" = hunter2", "log.level=info"),
+        ("\"ssl.key.pem\" = \"\"\n\"ssl.key.pem\" = \"hunter2\"", "log.level=info"),
+        ("", "kafka.client.sasl.password hunter2"),
+    ] {
+        let error = from_file(&format!("{client}{text}"), &[], &[set]).err().unwrap();
+        assert!(!error.0.contains("hunter"), "{error}");
+    }
+    let error = from_file(&format!("{client}\"sasl.password\" = \"hunter2\n"), &[], &[]).err().unwrap();
+    assert!(error.0.contains("line 2, column"), "{error}");
+}
+
+#[test]
+fn inv_10_every_property_that_is_a_secret_is_redacted() {
+    for property in [
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "sasl.oauthbearer.config",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.assertion.private.key.pem",
+        "sasl.oauthbearer.assertion.private.key.passphrase",
+    ] {
+        let layered = from_file("", &[], &[&format!("kafka.client.{property}=hunter2")]).unwrap();
+        assert!(!format!("{:?}", layered.values).contains("hunter"), "{property}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_refused_by_name_with_a_hint() {
     for (text, hints) in [
         ("[kafka]\ngruop_id = \"x\"", &["kafka.gruop_id", "kafka.group_id"][..]),
@@ -89,6 +122,8 @@ fn what_is_wrong_is_refused_by_name_with_a_hint() {
         ("[batch]\nmax_bytes = \"1 parsec\"", &["batch.max_bytes", "16MiB"]),
         ("[dedup]\nwindow = \"soon\"", &["dedup.window", "7d"]),
         ("[dedup]\nwindow = \"0s\"", &["dedup.window"]),
+        ("[dedup]\nwindow = \"500000000y\"", &["dedup.window", "out of range"]),
+        ("[worker]\ndrain_timeout = \"500000000y\"", &["worker.drain_timeout", "out of range"]),
         ("[dedup]\non_duplicate = \"ignore\"", &["dedup.on_duplicate", "replay"]),
         ("[completion]\nutc_offset = \"Z\"", &["completion.utc_offset"]),
         ("[topics]\ncards = \"card-update.commands\"", &["five different names"]),

@@ -4,10 +4,17 @@ use super::ConfigError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Clocks have room for a century from now; longer is a mistake.
+const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+
 /// `250ms`, `30s`, `7d`.
 pub fn duration(key: &str, text: &str) -> Result<Duration, ConfigError> {
-    humantime::parse_duration(text)
-        .map_err(|_| ConfigError(format!("{key}: {text:?} is no duration; write it as 250ms, 30s or 7d")))
+    let duration = humantime::parse_duration(text)
+        .map_err(|_| ConfigError(format!("{key}: {text:?} is no duration; write it as 250ms, 30s or 7d")))?;
+    match duration <= LONGEST {
+        true => Ok(duration),
+        false => Err(ConfigError(format!("{key}: {text} is out of range (at most 36500d)"))),
+    }
 }
 
 /// `256KiB`, `16MiB`.
@@ -42,6 +49,6 @@ pub fn with_secrets(properties: &BTreeMap<String, String>) -> Result<BTreeMap<St
 
 /// Whether a key's value must not be shown.
 pub fn is_secret(key: &str) -> bool {
-    let secret = ["password", "secret", "token", "sasl.oauthbearer.config", "ssl.key.pem"];
+    let secret = ["password", "passphrase", "secret", "token", "sasl.oauthbearer.config", "key.pem"];
     secret.iter().any(|s| key.contains(s)) && !key.ends_with("_file")
 }

@@ -6,6 +6,8 @@
 mod block;
 mod cards;
 mod checkpoint;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod meta;
 mod packed;
 mod requests;

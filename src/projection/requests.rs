@@ -115,7 +115,7 @@ impl Requests {
         let mut newest: Option<Remembered> = None;
         for index in self.blocks_that_may_hold(id) {
             if let Some(found) = self.look_up(index, id, tree)? {
-                let alive = now_ms - found.dt.at_ms <= self.window_ms || mutation::on(Mutation::ForgetNothing);
+                let alive = self.is_alive(found.dt.at_ms, now_ms) || mutation::on(Mutation::ForgetNothing);
                 if alive && newest.is_none_or(|n| n.dt.at_ms < found.dt.at_ms) {
                     newest = Some(found);
                 }
@@ -171,8 +171,7 @@ impl Requests {
     /// Drops what has expired, a bounded step at a time; gives the blocks that may be removed from disk.
     pub fn expire(&mut self, now_ms: i64) -> Vec<BlockId> {
         let mut gone = Vec::new();
-        while gone.len() < 4 && self.blocks.front().is_some_and(|b| now_ms.saturating_sub(b.newest_ms) > self.window_ms)
-        {
+        while gone.len() < 4 && self.blocks.front().is_some_and(|b| !self.is_alive(b.newest_ms, now_ms)) {
             // The block that is being filled stays, so that a number is never given twice.
             if self.blocks.len() == 1 {
                 break;
@@ -277,7 +276,7 @@ impl Requests {
             let body = self.body(index, tree)?;
             for record in body.chunks_exact(RECORD) {
                 let (id, remembered) = read_record(record).ok_or(StoreError::Damaged("a request is damaged"))?;
-                if now_ms - remembered.dt.at_ms <= self.window_ms {
+                if self.is_alive(remembered.dt.at_ms, now_ms) {
                     f(&id, remembered);
                 }
             }
@@ -285,6 +284,10 @@ impl Requests {
         Ok(())
     }
 
+    /// Whether a decision time is within the window. It comes from a record's timestamp, which may be any number.
+    const fn is_alive(&self, at_ms: i64, now_ms: i64) -> bool {
+        now_ms.saturating_sub(at_ms) <= self.window_ms
+    }
     fn id(&self, number: u32) -> BlockId {
         BlockId { kind: Kind::Requests, generation: self.generation, number }
     }

@@ -212,6 +212,18 @@ fn expired_requests_cost_neither_memory_nor_blocks() {
 }
 
 #[test]
+fn a_decision_time_at_the_edge_of_numbers_is_old_or_new_and_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut projection = Projection::open(tree(dir.path()), identity(), WINDOW_MS).unwrap().projection;
+    for (request, at_ms, alive) in [(1, i64::MIN, false), (2, i64::MAX, true)] {
+        projection.fold_completion(Some(first(request, at_ms)), at_ms, 1).unwrap();
+        let found = projection.request(&first(request, at_ms).request_id, 1_735_689_661_000).unwrap();
+        assert_eq!(found.is_some(), alive);
+    }
+    projection.expire(1_735_689_661_000);
+}
+
+#[test]
 fn a_damaged_store_is_refused_never_misread() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, thread) = Writer::start().unwrap();
@@ -228,11 +240,17 @@ fn a_damaged_store_is_refused_never_misread() {
         BlockId { kind: Kind::Requests, generation: 0, number: 0 },
     ] {
         let good = tree.get(&id.key()).unwrap().unwrap();
-        for bit in (0..good.len() * 8).step_by(7) {
+        let refused = |stored: &[u8]| {
+            tree.write(&id.key(), Some(stored)).unwrap();
+            Projection::open(tree.clone(), identity(), WINDOW_MS).is_err()
+        };
+        for bit in 0..good.len() * 8 {
             let mut flipped = good.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            tree.write(&id.key(), Some(&flipped)).unwrap();
-            assert!(Projection::open(tree.clone(), identity(), WINDOW_MS).is_err(), "{id:?} bit {bit}");
+            assert!(refused(&flipped), "{id:?} bit {bit}");
+        }
+        for len in 0..good.len() {
+            assert!(refused(&good[..len]), "{id:?} cut at {len}");
         }
         tree.write(&id.key(), Some(&good)).unwrap();
     }

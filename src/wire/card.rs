@@ -80,6 +80,10 @@ pub fn decode_card(
 }
 
 fn stored(raw: &AccountRecord<'_>) -> Option<StoredAccount> {
+    // The packed form has no room for another.
+    if raw.source_offset.is_some_and(|offset| offset < 0) {
+        return None;
+    }
     Some(StoredAccount {
         account: Account {
             kind: AccountType::new(raw.kind.as_bytes())?,
@@ -133,5 +137,12 @@ mod tests {
         {
             assert!(decode_card(key.map(str::as_bytes), Some(value.as_bytes()), &mut accounts).is_err());
         }
+    }
+
+    #[test]
+    fn an_offset_below_zero_is_out_of_range() {
+        let (mut value, mut read) = (Vec::new(), Vec::new());
+        encode_card(&CardId::parse(ID).unwrap(), &[account("1", Some(-1))], &mut value);
+        assert!(decode_card(Some(ID.as_bytes()), Some(&value), &mut read).is_err());
     }
 }

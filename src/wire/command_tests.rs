@@ -100,6 +100,13 @@ fn a_faulty_field_is_answered_by_kind_then_in_document_order() {
         (with_accounts(r#"[{"iban":1},{"iban":2,"\u0069ban":3}]"#), "duplicate_field /accounts/1"),
         (with_accounts(r#"[{"type":1},{}]"#), "missing_field /accounts/0/iban"),
         (with_accounts(r#"[{"type":1,"iban":2,"currency":3}]"#), "invalid_type /accounts/0/type"),
+        // What stands in the accounts comes before what stands after them.
+        (fields(r#","accounts":[7],"card_id":5"#), "invalid_type /accounts/0 (no card)"),
+        (fields(r#","card_id":5,"accounts":[7]"#), "invalid_type /card_id (no card)"),
+        (fields(&format!(r#"{card},"accounts":[{{"x":1}}],"y":2"#)), "unknown_field /accounts/0"),
+        (fields(&format!(r#"{card},"y":2,"accounts":[{{"x":1}}]"#)), "unknown_field "),
+        (fields(r#","accounts":[{"iban":1,"iban":1}],"accounts":[]"#), "duplicate_field /accounts/0 (no card)"),
+        (fields(r#","accounts":[{}]"#), "missing_field /card_id (no card)"),
     ] {
         assert_eq!(decoded(&value), answer, "{value}");
     }

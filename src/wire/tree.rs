@@ -105,18 +105,7 @@ const ACCOUNT: Shape = [("iban", true, false), ("currency", true, false), ("type
 /// The fault that is answered: of several, by kind in the order of the contract, then in document order.
 pub fn first_fault(fields: &[(String, Node)], unknown_fields: UnknownFields) -> Option<Rejection> {
     let mut faults = Faults { first: None, unknown_fields };
-    faults.object(fields, &COMMAND, Path::Root, Path::Field);
-    for (_, accounts) in fields.iter().filter(|(name, _)| name == "accounts") {
-        let Node::Array(accounts) = accounts else { continue };
-        for (index, account) in (0..).zip(accounts) {
-            match account {
-                Node::Object(fields) => {
-                    faults.object(fields, &ACCOUNT, Path::Account(index), |field| Path::AccountField(index, field));
-                }
-                _ => faults.found(ErrorCode::InvalidType, Path::Account(index)),
-            }
-        }
-    }
+    faults.object(fields, &COMMAND, Path::Root, &Path::Field);
     faults.first
 }
 
@@ -139,8 +128,14 @@ impl Faults {
         fields: &[(String, Node)],
         shape: &Shape,
         holder: Path,
-        field_path: impl Fn(&'static str) -> Path,
+        field_path: &dyn Fn(&'static str) -> Path,
     ) {
+        // What is missing stands nowhere: it counts where its object begins.
+        for (name, ..) in shape.iter().filter(|(_, required, _)| *required) {
+            if !fields.iter().any(|(given, _)| given == name) {
+                self.found(ErrorCode::MissingField, field_path(name));
+            }
+        }
         let mut seen = HashSet::with_capacity(fields.len());
         for (name, value) in fields {
             // An ignored field may not stand twice either: which of them was meant is not known.
@@ -153,13 +148,21 @@ impl Faults {
                 }
                 continue;
             };
-            if !matches!((value, is_list), (Node::Array(_), true) | (Node::String(_), false)) {
-                self.found(ErrorCode::InvalidType, field_path(name));
+            match (value, is_list) {
+                (Node::Array(accounts), true) => self.accounts(accounts),
+                (Node::String(_), false) => {}
+                _ => self.found(ErrorCode::InvalidType, field_path(name)),
             }
         }
-        for (name, ..) in shape.iter().filter(|(_, required, _)| *required) {
-            if !fields.iter().any(|(given, _)| given == name) {
-                self.found(ErrorCode::MissingField, field_path(name));
+    }
+
+    fn accounts(&mut self, accounts: &[Node]) {
+        for (index, account) in (0..).zip(accounts) {
+            match account {
+                Node::Object(fields) => {
+                    self.object(fields, &ACCOUNT, Path::Account(index), &|field| Path::AccountField(index, field));
+                }
+                _ => self.found(ErrorCode::InvalidType, Path::Account(index)),
             }
         }
     }
