@@ -220,7 +220,7 @@ fn a_decision_time_at_the_edge_of_numbers_is_old_or_new_and_no_panic() {
         let found = projection.request(&first(request, at_ms).request_id, 1_735_689_661_000).unwrap();
         assert_eq!(found.is_some(), alive);
     }
-    projection.expire(1_735_689_661_000);
+    projection.expire();
 }
 
 #[test]

@@ -76,16 +76,19 @@ fn a_loop_that_changed_nothing_since_its_last_round_ends_without_a_transaction()
     let dir = tempfile::tempdir().unwrap();
     let start = || Worker::with(&kafka, sled(dir.path()), rules(), &[0]);
     let ends_with = |mut worker: Worker, transactions: usize| {
-        worker.steps(20);
+        worker.steps(100);
         let before = kafka.asked().len();
         worker.end();
         assert_eq!(kafka.asked().len() - before, transactions);
     };
     ends_with(start(), 0);
     let mut changed = start();
-    changed.steps(20);
-    live(&kafka, 0, command(1, 1, &[(0, 1)]));
-    changed.drain();
+    // The first round begins with the first change.
+    for request in 1..3 {
+        live(&kafka, 0, command(request, 1, &[(0, request)]));
+        changed.drain();
+        changed.steps(100);
+    }
     ends_with(changed, 1);
     ends_with(start(), 0);
 }
