@@ -84,6 +84,13 @@ pub struct Identity {
 /// The session time-out of the group and the time-out of transactions.
 const SESSION_TIMEOUT_MS: &str = "10000";
 
+/// How long a request may go unanswered before its connection is given up: the only way in which one is noticed that stays open
+/// and carries nothing any more. By default (60 s) each client in turn would wait that long.
+const SOCKET_TIMEOUT_MS: &str = "10000";
+
+/// The longest pause before a connection is tried again; by default it grows to 10 s where connections are cut repeatedly.
+const RECONNECT_MAX_MS: &str = "1000";
+
 /// How often clients of loops tell their figures: well within a scrape's usual 15 s.
 const STATISTICS_MS: &str = "5000";
 
@@ -102,6 +109,8 @@ impl ClientSettings {
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", "card-update-worker")
             .set("socket.nagle.disable", "true")
+            .set("socket.timeout.ms", SOCKET_TIMEOUT_MS)
+            .set("reconnect.backoff.max.ms", RECONNECT_MAX_MS)
             .set("log.connection.close", "false");
         for (name, value) in &self.client {
             config.set(name, value);
