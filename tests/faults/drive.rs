@@ -82,6 +82,7 @@ pub struct Drive {
     /// Numbers of this test.
     pub random: Random,
     load: Load,
+    producer: Producer,
     measured: Vec<Command>,
     recoveries: Vec<Recovery>,
     answers: Reader,
@@ -100,8 +101,11 @@ impl Drive {
         let load = Load::start(&site, Generator::new(seed, partitions, 100), RATE);
         let crew = specs(&site).into_iter().map(Supervised::start).collect();
         let answers = Reader::new(&site.bootstrap, &site.topics.completions, partitions);
+        let producer = Producer::new(&site.bootstrap, &site.topics.commands);
         let (measured, recoveries) = (Vec::new(), Vec::new());
-        let mut drive = Drive { site, crew, random: Random(seed ^ 1), load, measured, recoveries, answers };
+        let mut drive = Drive { site, crew, random: Random(seed ^ 1), load, producer, measured, recoveries, answers };
+        // The first one also connects producer and reader, which later ones must not measure.
+        drive.answered_after(Instant::now());
         drive.flow(300);
         drive
     }
@@ -156,7 +160,7 @@ impl Drive {
         // A reader that is behind would be measured instead of the worker.
         while self.answers.poll(Duration::ZERO).is_some() {}
         let commands = (0..self.site.partitions).map(|p| update(&mut self.random, p)).collect();
-        let sent = Producer::new(&self.site.bootstrap, &self.site.topics.commands).send(commands);
+        let sent = self.producer.send(commands);
         let mut open: Vec<String> = sent.iter().map(|c| self.site.source(c)).collect();
         self.measured.extend(sent);
         let (mut first, deadline) = (None, Instant::now() + Duration::from_secs(PATIENCE));

@@ -5,13 +5,16 @@
 // This binary is all test code: a failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod acl;
 mod brokers;
 mod cluster;
+mod disk;
 mod drive;
 mod network;
 mod processes;
 mod proxy;
 mod rig;
+mod security;
 #[path = "../broker/support/mod.rs"]
 #[allow(dead_code, reason = "the broker tests use all of it")]
 mod support;
@@ -48,7 +51,22 @@ const TESTS: &[Test] = tests! {
     },
     network::{
         a_half_open_connection_is_noticed_and_left,
+        a_storm_on_the_network_loses_and_doubles_nothing,
+        a_narrow_link_makes_it_late_and_nothing_else,
+        too_few_connections_are_waited_out,
         connections_that_are_cut_again_and_again_lose_and_double_nothing,
+        a_long_delay_is_no_failure,
+    },
+    security::{
+        an_expired_certificate_is_refused_by_name,
+        a_missing_right_on_a_topic_is_named_with_topic_and_operation,
+        a_worker_with_its_rights_works_over_tls,
+    },
+    disk::{
+        a_full_disk_stops_no_answer_and_is_said,
+        a_read_only_state_directory_stops_no_answer_and_is_said,
+        an_unusable_state_directory_stops_no_answer_and_is_said,
+        too_few_files_are_named_or_suffice,
     },
 };
 
