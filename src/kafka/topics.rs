@@ -2,12 +2,16 @@
 
 use super::error::fault;
 use super::raw::{describe_topics, list_ends};
-use super::settings::{Quiet, REQUEST_TIMEOUT};
+use super::settings::{REQUEST_TIMEOUT, log_client};
 use super::{ClientSettings, Fault};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use super::raw::{LogPlace, TopicDescription};
@@ -34,23 +38,50 @@ pub struct NewTopicSpec {
     pub settings: TopicSettings,
 }
 
+/// Keeps what the client said last of why it has no connection: a question that nobody answers does not tell.
+#[derive(Clone, Default)]
+struct Listening(Arc<Mutex<Option<String>>>);
+
+impl ClientContext for Listening {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_client(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka client");
+        // That all brokers are down follows from each one's own reason.
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
 /// A client for questions about topics.
 pub struct TopicsClient {
-    admin: AdminClient<Quiet>,
+    admin: AdminClient<Listening>,
+    heard: Listening,
 }
 
 impl TopicsClient {
     /// Makes the client; it connects when first asked.
     pub fn new(settings: &ClientSettings) -> Result<Self, Fault> {
-        let admin = settings.admin().create_with_context(Quiet).map_err(|e| fault("the client cannot be made", &e))?;
-        Ok(Self { admin })
+        let heard = Listening::default();
+        let admin = settings.admin().create_with_context(heard.clone());
+        Ok(Self { admin: admin.map_err(|e| fault("the client cannot be made", &e))?, heard })
     }
 
     /// The cluster's id; an error when no broker answers.
     pub fn cluster_id(&self) -> Result<String, Fault> {
         let client = self.admin.inner();
-        client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| fault(NO_BROKER, &e))?;
+        client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| fault(&self.no_broker(), &e))?;
         client.fetch_cluster_id(REQUEST_TIMEOUT).ok_or_else(|| Fault::Retry("the cluster does not tell its id".into()))
+    }
+
+    /// That nobody answers, with the client's own reason where it gave one.
+    fn no_broker(&self) -> String {
+        match &*self.heard.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(reason) => format!("{NO_BROKER}; {reason}"),
+            None => NO_BROKER.to_owned(),
+        }
     }
 
     /// Describes topics in the order given; a missing one is `None`.

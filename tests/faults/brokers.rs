@@ -34,7 +34,10 @@ pub fn the_only_broker_killed_and_restarted_loses_and_doubles_nothing(rig: &Rig)
 pub fn each_of_three_brokers_killed_in_turn_loses_and_doubles_nothing(rig: &Rig) {
     let mut cluster = Cluster::start(3).expect("three brokers");
     let ctx = Ctx { bootstrap: cluster.bootstrap.clone() };
-    let mut drive = Drive::on(&ctx, rig.seed, "three", 6, |site| vec![site.spec("w").threads(2).instance("three")]);
+    let mut drive = Drive::on(&ctx, rig.seed, "three", 6, |site| {
+        cluster.wait_known(site);
+        vec![site.spec("w").threads(2).instance("three")]
+    });
     for round in 0..3 * rig.rounds {
         drive.pass_random(2000);
         let node = round % 3;

@@ -45,6 +45,20 @@ impl Cluster {
         Ok(Cluster { bootstrap, nodes, view })
     }
 
+    /// Waits until each node knows the site's topics: a worker asks any of them.
+    pub fn wait_known(&self, site: &Site) {
+        for node in &self.nodes {
+            wait_until("each node knows the topics", 60, || {
+                // A client asks the address that it was given first, and all the others later.
+                let fresh: BaseConsumer = client::config(&node.bootstrap).create().expect("a client");
+                site.topics.all().iter().all(|name| {
+                    let metadata = fresh.fetch_metadata(Some(name), Duration::from_secs(5));
+                    metadata.is_ok_and(|m| m.topics().iter().all(|t| t.partitions().len() == site.partitions as usize))
+                })
+            });
+        }
+    }
+
     /// Waits until every replica of the site's topics, and of the coordinators' own, has everything.
     pub fn wait_in_sync(&self, site: &Site) {
         wait_until("all replicas are in sync", 90, || {

@@ -23,6 +23,7 @@ fn through_proxy(rig: &Rig, name: &str) -> (Drive, Proxy) {
     let drive = Drive::start(rig, name, 4, |site| {
         vec![site.spec("w").threads(2).instance(name).text("kafka.bootstrap_servers", &address)]
     });
+    drive.site.wait_members(2, 60);
     (drive, proxy)
 }
 
