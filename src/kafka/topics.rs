@@ -2,17 +2,18 @@
 
 use super::error::fault;
 use super::raw::{describe_topics, list_ends};
-use super::settings::{REQUEST_TIMEOUT, log_client};
+use super::settings::{Quiet, REQUEST_TIMEOUT, log_client};
 use super::{ClientSettings, Fault};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use super::raw::{LogPlace, TopicDescription};
 
@@ -38,7 +39,10 @@ pub struct NewTopicSpec {
     pub settings: TopicSettings,
 }
 
-/// Keeps what the client said last of why it has no connection: a question that nobody answers does not tell.
+/// How long a client is listened to for why it has no connection.
+const LISTEN: Duration = Duration::from_secs(3);
+
+/// Keeps what a client says of why it has no connection.
 #[derive(Clone, Default)]
 struct Listening(Arc<Mutex<Option<String>>>);
 
@@ -47,26 +51,42 @@ impl ClientContext for Listening {
         log_client(level, facility, message);
     }
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "Kafka client");
         // That all brokers are down follows from each one's own reason.
         if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.to_owned());
         }
     }
 }
 
+impl ConsumerContext for Listening {}
+
+/// Why no broker answers, in the client's words. A question that nobody answers does not tell, and an administrator's client
+/// shows its errors to nobody: one that is polled does.
+fn why_not(settings: &ClientSettings) -> Option<String> {
+    let heard = Listening::default();
+    let client: BaseConsumer<Listening> = settings.uncommitted().create_with_context(heard.clone()).ok()?;
+    let deadline = Instant::now() + LISTEN;
+    while Instant::now() < deadline {
+        client.poll(Duration::from_millis(100));
+        let reason = heard.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if reason.is_some() {
+            return reason;
+        }
+    }
+    None
+}
+
 /// A client for questions about topics.
 pub struct TopicsClient {
-    admin: AdminClient<Listening>,
-    heard: Listening,
+    admin: AdminClient<Quiet>,
+    settings: ClientSettings,
 }
 
 impl TopicsClient {
     /// Makes the client; it connects when first asked.
     pub fn new(settings: &ClientSettings) -> Result<Self, Fault> {
-        let heard = Listening::default();
-        let admin = settings.admin().create_with_context(heard.clone());
-        Ok(Self { admin: admin.map_err(|e| fault("the client cannot be made", &e))?, heard })
+        let admin = settings.admin().create_with_context(Quiet).map_err(|e| fault("the client cannot be made", &e))?;
+        Ok(Self { admin, settings: settings.clone() })
     }
 
     /// The cluster's id; an error when no broker answers.
@@ -76,12 +96,9 @@ impl TopicsClient {
         client.fetch_cluster_id(REQUEST_TIMEOUT).ok_or_else(|| Fault::Retry("the cluster does not tell its id".into()))
     }
 
-    /// That nobody answers, with the client's own reason where it gave one.
+    /// That nobody answers, with the client's own reason where it gives one.
     fn no_broker(&self) -> String {
-        match &*self.heard.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(reason) => format!("{NO_BROKER}; {reason}"),
-            None => NO_BROKER.to_owned(),
-        }
+        why_not(&self.settings).map_or_else(|| NO_BROKER.to_owned(), |reason| format!("{NO_BROKER}; {reason}"))
     }
 
     /// Describes topics in the order given; a missing one is `None`.

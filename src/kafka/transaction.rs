@@ -214,17 +214,25 @@ impl TransactionLog {
         if error.fatal || (at_commit && !error.abortable) {
             return CommitError::OutcomeUnknown(text);
         }
-        // Records that are denied are told by their reports; what is left is the offsets.
         let code = error.code;
-        self.abort(producer, move || {
+        self.abort(producer, || {
             if is_denied(code) {
-                CommitError::Fatal(format!("{text}; grant Read on the inputs and on the group; {GRANT}"))
+                CommitError::Fatal(self.denied(&text))
             } else if is_group_error(code) {
                 CommitError::NotOwner(text)
             } else {
                 CommitError::Aborted(text)
             }
         })
+    }
+
+    /// The coordinator does not say which topic of a transaction is denied.
+    fn denied(&self, text: &str) -> String {
+        let t = &self.settings.topics;
+        format!(
+            "{text}; grant Write on {}, {} and {}, and Read on {}, {} and the group; {GRANT}",
+            t.completions, t.cards, t.dead_letters, t.commands, t.backfill
+        )
     }
 
     /// Aborts, then says why; a transaction that cannot even be aborted leaves its outcome unknown.

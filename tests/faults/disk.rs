@@ -133,21 +133,21 @@ fn from_memory_after(rig: &Rig, name: &str, change: impl Fn(Spec) -> Spec) -> Ro
     Row { fault: "", reaction, from: "the start", recoveries, restarts: 0 }
 }
 
-/// With fewer and fewer files it works, or ends in one line: it never hangs or breaks.
-pub fn too_few_files_are_named_or_suffice(rig: &Rig) {
-    for files in ["64", "40", "24", "12"] {
-        let site = Site::new(&rig.ctx, "files", 2);
-        let mut generator = crate::support::generate::Generator::new(rig.seed, 2, 10);
-        site.send(generator.take(200));
-        let spec = site.spec("w").under(&["sh", "-c", "ulimit -n \"$0\" && exec \"$@\"", files]);
-        let mut worker = spec.start();
-        let ends = site.admin.ends(&site.topics.commands, 2);
-        wait_until("it has answered or ended", 100, || worker.exited().is_some() || site.committed() == ends);
-        eprintln!("{files}: {:?} {}", worker.exited(), worker.log().lines().last().unwrap_or_default());
-        if worker.exited().is_some() {
-            last_words(&mut worker);
-        } else {
-            worker.stop();
-        }
+/// With as few as it asks for it works; with fewer it says so at once.
+pub fn too_few_files_are_refused_by_name_and_the_fewest_suffice(rig: &Rig) {
+    let limited =
+        |site: &Site, files: &str| site.spec(files).under(&["sh", "-c", "ulimit -n \"$0\" && exec \"$@\"", files]);
+    let site = Site::new(&rig.ctx, "files", 1);
+    for files in ["127", "64", "12"] {
+        let start = Instant::now();
+        let mut worker = limited(&site, files).start();
+        wait_until("it ends by itself", 10, || worker.exited().is_some());
+        let line = last_words(&mut worker);
+        assert!(line.contains(files) && line.contains("ulimit -n"), "{line}");
+        assert!(start.elapsed().as_secs() < 10, "at once");
     }
+    let mut drive = Drive::start(rig, "fewest", 2, |site| vec![limited(site, "128")]);
+    drive.flow(1000);
+    let (_, ends) = drive.finish();
+    assert_eq!(ends, [""; 0], "nothing ended it");
 }

@@ -24,6 +24,9 @@ fn as_user(site: &Site, rig: &Rig, address: &str, protocol: &str, name: &str) ->
     site.spec(name).text("kafka.bootstrap_servers", address).set("kafka.client", &client)
 }
 
+/// Which topic of a site.
+type TopicOf = fn(&Site) -> &str;
+
 /// Starts it and waits for its end in one line, which must hold these words; returns how long it took.
 fn refused(spec: &Spec, words: &[&str]) -> f64 {
     let start = Instant::now();
@@ -36,11 +39,11 @@ fn refused(spec: &Spec, words: &[&str]) -> f64 {
 
 /// One right after the other is missing; each time the line names topic and operation.
 pub fn a_missing_right_on_a_topic_is_named_with_topic_and_operation(rig: &Rig) {
-    let cases: [(fn(&Site) -> &str, Operation, &str); 4] = [
-        (|s| &s.topics.commands, Operation::Read, "Read"),
-        (|s| &s.topics.completions, Operation::Write, "Write"),
-        (|s| &s.topics.cards, Operation::Write, "Write"),
-        (|s| &s.topics.cards, Operation::Read, "Read"),
+    let cases: [(TopicOf, Operation, &str); 4] = [
+        (|s| &s.topics.commands, Operation::Read, "grant Read on"),
+        (|s| &s.topics.completions, Operation::Write, "grant Write on"),
+        (|s| &s.topics.cards, Operation::Write, "grant Write on"),
+        (|s| &s.topics.cards, Operation::Read, "grant Read on"),
     ];
     let mut slowest = 0.0_f64;
     for (topic, operation, word) in cases {
