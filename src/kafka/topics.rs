@@ -39,6 +39,10 @@ pub struct NewTopicSpec {
     pub settings: TopicSettings,
 }
 
+/// What may be wrong with a broker's certificate.
+const CERTIFICATE: &str =
+    " (the certificate has expired, is for another name, or is not of an authority in ssl.ca.location)";
+
 /// How long a client is listened to for why it has no connection.
 const LISTEN: Duration = Duration::from_secs(3);
 
@@ -98,7 +102,10 @@ impl TopicsClient {
 
     /// That nobody answers, with the client's own reason where it gives one.
     fn no_broker(&self) -> String {
-        why_not(&self.settings).map_or_else(|| NO_BROKER.to_owned(), |reason| format!("{NO_BROKER}; {reason}"))
+        let Some(reason) = why_not(&self.settings) else { return NO_BROKER.to_owned() };
+        // The client tells no more of a certificate than this.
+        let hint = if reason.contains("certificate verify failed") { CERTIFICATE } else { "" };
+        format!("{NO_BROKER}; {reason}{hint}")
     }
 
     /// Describes topics in the order given; a missing one is `None`.

@@ -58,7 +58,7 @@ const TESTS: &[Test] = tests! {
         a_long_delay_is_no_failure,
     },
     security::{
-        an_expired_certificate_is_refused_by_name,
+        an_expired_certificate_is_refused_and_said,
         a_missing_right_on_a_topic_is_named_with_topic_and_operation,
         a_worker_with_its_rights_works_over_tls,
     },

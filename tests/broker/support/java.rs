@@ -142,7 +142,7 @@ fn server_properties(dir: &Path, settings: &[(&str, &str)]) -> String {
 }
 
 /// Fetches the jars if they are not there yet.
-pub fn classpath() -> Result<String, String> {
+fn classpath() -> Result<String, String> {
     jars().map(|dir| format!("{}/*", dir.display()))
 }
 

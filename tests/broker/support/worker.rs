@@ -84,6 +84,7 @@ impl Spec {
     }
 
     /// Started by this command, which must become the program that its further arguments name (`exec`): signals go there.
+    #[allow(dead_code, reason = "only the fault tests do")]
     pub fn under(mut self, command: &[&str]) -> Spec {
         self.prefix = command.iter().map(|word| word.to_string()).collect();
         self
