@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Every `fn name()` of the sources and tests below a test attribute or in the list of broker tests, as `file::name`.
+/// Every `fn name()` of the sources and tests below a test attribute or in the lists of broker and fault tests, as `file::name`.
 fn tests_that_exist() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = BTreeSet::new();
@@ -22,20 +22,21 @@ fn collect(folder: &Path, found: &mut BTreeSet<String>) {
         } else if path.extension().is_some_and(|e| e == "rs") {
             let text = fs::read_to_string(&path).unwrap();
             let file = path.file_stem().unwrap().to_string_lossy().into_owned();
-            let broker = path.parent().is_some_and(|p| p.ends_with("tests/broker"));
+            let listed = |folder| path.parent().is_some_and(|p| p.ends_with(folder));
+            let broker = listed("tests/broker") || listed("tests/faults");
             found.extend(names(&text, broker).into_iter().map(|name| format!("{file}::{name}")));
         }
     }
 }
 
-/// Functions under `#[test]`, or public ones of a broker test's file that take its context.
+/// Functions under `#[test]`, or public ones of a broker or fault test's file that take its context.
 fn names(text: &str, broker: bool) -> Vec<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let is_test = |i: usize| lines[i.saturating_sub(3)..i].contains(&"#[test]");
     let name = |line: &str| line.split_once("fn ").and_then(|(_, rest)| rest.split('(').next()).map(str::to_owned);
     let meant = |(i, line): &(usize, &&str)| {
         let test = line.starts_with("fn ") && is_test(*i);
-        test || (broker && line.starts_with("pub fn ") && line.contains(": &Ctx)"))
+        test || (broker && line.starts_with("pub fn ") && [": &Ctx)", "(rig: &Rig)"].iter().any(|c| line.contains(c)))
     };
     lines.iter().enumerate().filter(meant).filter_map(|(_, line)| name(line)).collect()
 }

@@ -84,7 +84,8 @@ pub const fn is_denied(code: RDKafkaErrorCode) -> bool {
 /// The line for a member that was replaced.
 pub fn fenced_instance(text: &str) -> String {
     format!(
-        "another worker uses the same worker.instance_id ({text}): give each worker an instance_id of its own, or leave it empty"
+        "another worker uses the same worker.instance_id, or the answer to this one's own join was lost ({text}): started again it \
+         goes on, unless there is another: give each worker an instance_id of its own, or leave it empty"
     )
 }
 

@@ -172,7 +172,7 @@ impl GroupLog {
                 })
             }
             _ if is_denied(code) => Some(Fault::Fatal(format!(
-                "{} partition {partition} cannot be read: {code}; {GRANT}",
+                "{} partition {partition} cannot be read: {code}; grant Read on it; {GRANT}",
                 self.topic(input)
             ))),
             _ => {

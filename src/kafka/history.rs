@@ -109,9 +109,9 @@ fn read_fault(topic: &str, partition: i32, code: Code) -> Option<Fault> {
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
             Some(Fault::Fatal(format!("{topic} partition {partition} is gone: {code}")))
         }
-        _ if is_denied(code) => {
-            Some(Fault::Fatal(format!("{topic} partition {partition} cannot be read: {code}; {GRANT}")))
-        }
+        _ if is_denied(code) => Some(Fault::Fatal(format!(
+            "{topic} partition {partition} cannot be read: {code}; grant Read on it; {GRANT}"
+        ))),
         _ => {
             tracing::debug!(partition, %code, "a partition cannot be fetched for now");
             None

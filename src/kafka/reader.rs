@@ -123,7 +123,10 @@ impl Reader for KafkaReader {
                     ReadStep::Failed(log, partition, Fault::Restore { partition, cause })
                 }
                 Some(code) if is_denied(code) => {
-                    let cause = format!("{} partition {partition} cannot be read: {code}; {GRANT}", names[topic]);
+                    let cause = format!(
+                        "{} partition {partition} cannot be read: {code}; grant Read on it; {GRANT}",
+                        names[topic]
+                    );
                     ReadStep::Failed(log, partition, Fault::Fatal(cause))
                 }
                 Some(code) => {

@@ -84,6 +84,16 @@ pub struct Identity {
 /// The session time-out of the group and the time-out of transactions.
 const SESSION_TIMEOUT_MS: &str = "10000";
 
+/// How long a request may go unanswered before its connection is given up: the only way in which one is noticed that stays open
+/// and carries nothing any more. By default (60 s) each client in turn would wait that long.
+const SOCKET_TIMEOUT_MS: &str = "10000";
+
+/// The longest pause before a connection is tried again; by default it grows to 10 s where connections are cut repeatedly.
+const RECONNECT_MAX_MS: &str = "1000";
+
+/// How long clients keep a connection that they do not use; the broker's own limit is minutes.
+const IDLE_MS: &str = "20000";
+
 /// How often clients of loops tell their figures: well within a scrape's usual 15 s.
 const STATISTICS_MS: &str = "5000";
 
@@ -102,6 +112,8 @@ impl ClientSettings {
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", "card-update-worker")
             .set("socket.nagle.disable", "true")
+            .set("socket.timeout.ms", SOCKET_TIMEOUT_MS)
+            .set("reconnect.backoff.max.ms", RECONNECT_MAX_MS)
             .set("log.connection.close", "false");
         for (name, value) in &self.client {
             config.set(name, value);
@@ -109,9 +121,16 @@ impl ClientSettings {
         config
     }
 
+    /// A client that asks now and then: it keeps no connection that nobody uses, and so does not find it dead when it asks.
+    fn asking(&self) -> ClientConfig {
+        let mut config = self.base();
+        self.default_to(&mut config, "connections.max.idle.ms", IDLE_MS);
+        config
+    }
+
     /// A client for requests that belong to no loop.
     pub fn admin(&self) -> ClientConfig {
-        self.base()
+        self.asking()
     }
 
     /// A loop's group consumer. read_committed also makes the client ask for stable offsets only.
@@ -182,7 +201,7 @@ impl ClientSettings {
 
     /// Asks for true end offsets.
     pub fn uncommitted(&self) -> ClientConfig {
-        let mut config = self.base();
+        let mut config = self.asking();
         config
             .set("group.id", &self.group_id)
             .set("isolation.level", "read_uncommitted")
@@ -192,7 +211,7 @@ impl ClientSettings {
 
     /// Asks for stable committed offsets without joining the group.
     pub fn stable_offsets(&self) -> ClientConfig {
-        let mut config = self.base();
+        let mut config = self.asking();
         config
             .set("group.id", &self.group_id)
             .set("isolation.level", "read_committed")
@@ -202,7 +221,7 @@ impl ClientSettings {
 
     /// Reads changelogs from explicit offsets and says where they end.
     pub fn reader(&self) -> ClientConfig {
-        let mut config = self.base();
+        let mut config = self.asking();
         config
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")

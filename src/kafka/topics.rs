@@ -2,13 +2,18 @@
 
 use super::error::fault;
 use super::raw::{describe_topics, list_ends};
-use super::settings::{Quiet, REQUEST_TIMEOUT};
+use super::settings::{Quiet, REQUEST_TIMEOUT, log_client};
 use super::{ClientSettings, Fault};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use super::raw::{LogPlace, TopicDescription};
 
@@ -34,23 +39,73 @@ pub struct NewTopicSpec {
     pub settings: TopicSettings,
 }
 
+/// What may be wrong with a broker's certificate.
+const CERTIFICATE: &str =
+    " (the certificate has expired, is for another name, or is not of an authority in ssl.ca.location)";
+
+/// How long a client is listened to for why it has no connection.
+const LISTEN: Duration = Duration::from_secs(3);
+
+/// Keeps what a client says of why it has no connection.
+#[derive(Clone, Default)]
+struct Listening(Arc<Mutex<Option<String>>>);
+
+impl ClientContext for Listening {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_client(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all brokers are down follows from each one's own reason.
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Listening {}
+
+/// Why no broker answers, in the client's words. A question that nobody answers does not tell, and an administrator's client
+/// shows its errors to nobody: one that is polled does.
+fn why_not(settings: &ClientSettings) -> Option<String> {
+    let heard = Listening::default();
+    let client: BaseConsumer<Listening> = settings.uncommitted().create_with_context(heard.clone()).ok()?;
+    let deadline = Instant::now() + LISTEN;
+    while Instant::now() < deadline {
+        client.poll(Duration::from_millis(100));
+        let reason = heard.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if reason.is_some() {
+            return reason;
+        }
+    }
+    None
+}
+
 /// A client for questions about topics.
 pub struct TopicsClient {
     admin: AdminClient<Quiet>,
+    settings: ClientSettings,
 }
 
 impl TopicsClient {
     /// Makes the client; it connects when first asked.
     pub fn new(settings: &ClientSettings) -> Result<Self, Fault> {
         let admin = settings.admin().create_with_context(Quiet).map_err(|e| fault("the client cannot be made", &e))?;
-        Ok(Self { admin })
+        Ok(Self { admin, settings: settings.clone() })
     }
 
     /// The cluster's id; an error when no broker answers.
     pub fn cluster_id(&self) -> Result<String, Fault> {
         let client = self.admin.inner();
-        client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| fault(NO_BROKER, &e))?;
+        client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| fault(&self.no_broker(), &e))?;
         client.fetch_cluster_id(REQUEST_TIMEOUT).ok_or_else(|| Fault::Retry("the cluster does not tell its id".into()))
+    }
+
+    /// That nobody answers, with the client's own reason where it gives one.
+    fn no_broker(&self) -> String {
+        let Some(reason) = why_not(&self.settings) else { return NO_BROKER.to_owned() };
+        // The client tells no more of a certificate than this.
+        let hint = if reason.contains("certificate verify failed") { CERTIFICATE } else { "" };
+        format!("{NO_BROKER}; {reason}{hint}")
     }
 
     /// Describes topics in the order given; a missing one is `None`.

@@ -13,7 +13,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +34,8 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 struct Reports {
     refused: Arc<Mutex<Vec<(usize, Code)>>>,
+    /// The topic of the last record that this worker may not write.
+    denied: Arc<Mutex<String>>,
     figures: ClientFigures,
 }
 
@@ -52,8 +54,11 @@ impl ClientContext for Reports {
 impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if let Err((error, _)) = result {
+        if let Err((error, message)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+            if is_denied(code) {
+                message.topic().clone_into(&mut self.denied.lock().unwrap_or_else(PoisonError::into_inner));
+            }
             self.refused.lock().unwrap_or_else(PoisonError::into_inner).push((index, code));
         }
     }
@@ -77,7 +82,7 @@ impl TransactionLog {
         figures: ClientFigures,
     ) -> Result<Self, Fault> {
         let (settings, identity) = (settings.clone(), identity.clone());
-        let reports = Reports { refused: Arc::default(), figures };
+        let reports = Reports { refused: Arc::default(), denied: Arc::default(), figures };
         let mut log = Self { settings, identity, reports, producer: None, slot };
         log.reset()?;
         Ok(log)
@@ -210,15 +215,24 @@ impl TransactionLog {
             return CommitError::OutcomeUnknown(text);
         }
         let code = error.code;
-        self.abort(producer, move || {
+        self.abort(producer, || {
             if is_denied(code) {
-                CommitError::Fatal(format!("{text}; {GRANT}"))
+                CommitError::Fatal(self.denied(&text))
             } else if is_group_error(code) {
                 CommitError::NotOwner(text)
             } else {
                 CommitError::Aborted(text)
             }
         })
+    }
+
+    /// The coordinator does not say which topic of a transaction is denied.
+    fn denied(&self, text: &str) -> String {
+        let t = &self.settings.topics;
+        format!(
+            "{text}; grant Write on {}, {} and {}, and Read on {}, {} and the group; {GRANT}",
+            t.completions, t.cards, t.dead_letters, t.commands, t.backfill
+        )
     }
 
     /// Aborts, then says why; a transaction that cannot even be aborted leaves its outcome unknown.
@@ -249,7 +263,8 @@ impl TransactionLog {
             ));
         }
         if let Some((_, code)) = reports.iter().find(|(_, code)| is_denied(*code)) {
-            return Some(CommitError::Fatal(format!("the broker refuses the worker's records: {code}; {GRANT}")));
+            let topic = self.reports.denied.lock().unwrap_or_else(PoisonError::into_inner);
+            return Some(CommitError::Fatal(format!("{topic} cannot be written: {code}; grant Write on it; {GRANT}")));
         }
         let refused =
             |code: Code| matches!(code, Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize);

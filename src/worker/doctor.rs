@@ -3,6 +3,7 @@
 //! It must never change what a worker that runs rests on: it joins no group, changes no offset, and its transaction is aborted.
 
 use super::checks::{Finding, plan_topics};
+use super::process::FEWEST_FILES;
 use super::topics::block_on;
 use crate::config::Config;
 use crate::kafka::{
@@ -220,8 +221,10 @@ fn available_memory() -> Option<u64> {
 fn files() -> Examined {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let says = format!("{limit} files may be open");
-    match limit < LEAST_FILES {
-        false => examined("files", Found::Well, says),
-        true => examined("files", Found::Weak, format!("{says}: raise it (ulimit -n, LimitNOFILE) to {LEAST_FILES}")),
+    let raise = || format!("{says}: raise it (ulimit -n, LimitNOFILE) to {LEAST_FILES}");
+    match limit {
+        LEAST_FILES.. => examined("files", Found::Well, says),
+        FEWEST_FILES.. => examined("files", Found::Weak, raise()),
+        _ => examined("files", Found::Broken, raise()),
     }
 }

@@ -15,6 +15,7 @@ use crate::kafka::{ClientSettings, Ends, Fault, Identity, KafkaReader, TopicsCli
 use crate::observe::{is_ready, readiness};
 use crate::projection::{BlockCache, LogIdentity, StateDir, Store, Tree};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::process::{Resource, getrlimit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub const FIRST_CONTACT: Duration = Duration::from_secs(60);
 /// How often it is seen whether partitions have moved away for long.
 const DEPARTED_EVERY: Duration = Duration::from_secs(30);
+
+/// What one loop with one broker takes: sockets and pipes of each client's connections, sled's files, HTTP.
+pub const FEWEST_FILES: u64 = 128;
 const TICK: Duration = Duration::from_millis(100);
 /// What of the drain time-out is kept for leaving the group and closing the store.
 const CLOSE_SHARE: u32 = 4;
@@ -58,6 +62,7 @@ pub fn now_ms() -> i64 {
 
 /// Runs the worker until it is told to end. An error is the line for the operator.
 pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
+    files_suffice()?;
     let mut state = StateDir::lock(&config.state_dir).map_err(|e| Stop(e.to_string()))?;
     // Probes answer before Kafka does: a worker whose broker is away is alive and not ready.
     let (instruments, questions) = Instruments::start(config, options.status.clone())?;
@@ -89,6 +94,16 @@ pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
     }
     tracing::info!("ended");
     Ok(Outcome::Ended)
+}
+
+/// With fewer the clients cannot connect, and say only that they time out.
+fn files_suffice() -> Result<(), Stop> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < FEWEST_FILES => Err(Stop(format!(
+            "only {limit} files may be open, and a worker needs {FEWEST_FILES} at the very least: raise it (ulimit -n, LimitNOFILE)"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn note_unusable(state: &StateDir, status: &Status) {

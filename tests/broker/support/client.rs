@@ -187,6 +187,7 @@ impl Reader {
         match self.consumer.poll(wait)? {
             Ok(message) => Some(Record::from(&message)),
             Err(KafkaError::PartitionEOF(_)) => None,
+            Err(error) if passes(&error) => None,
             Err(error) => panic!("reading {}: {error}", self.topic),
         }
     }
@@ -202,6 +203,7 @@ impl Reader {
                 None => continue,
                 Some(Ok(message)) => records.push(Record::from(&message)),
                 Some(Err(KafkaError::PartitionEOF(partition))) => ended[partition as usize] = true,
+                Some(Err(error)) if passes(&error) => continue,
                 Some(Err(error)) => panic!("reading {}: {error}", self.topic),
             }
             deadline = Instant::now() + Duration::from_secs(60);
@@ -209,4 +211,11 @@ impl Reader {
         records.sort_by_key(|r| (r.partition, r.offset));
         records
     }
+}
+
+/// A broker is away; the client goes on by itself when it is back.
+fn passes(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut))
 }

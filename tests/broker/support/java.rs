@@ -10,32 +10,37 @@ use super::broker::{BROKER_SETTINGS, KAFKA_VERSION, free_port, wait_reachable};
 
 /// Takes a word per line; at the end of its input, which comes when this process ends in any way, it ends the broker and tidies up.
 const SCRIPT: &str = r#"
-start() { java -Xms512m -Xmx1g -XX:+UseG1GC -cp "$1" kafka.Kafka "$2" >>"$3/log" 2>&1 & pid=$!; }
+start() { java $4 -XX:+UseG1GC -cp "$1" kafka.Kafka "$2" >>"$3/log" 2>&1 & pid=$!; }
+end() { [ -z "$pid" ] || { kill -9 "$pid"; wait "$pid"; pid=; }; }
 start "$@"
 while read -r word; do
     case $word in
-        restart) kill -9 $pid; wait $pid; start "$@" ;;
+        kill) end ;;
+        start) end; start "$@" ;;
         freeze) kill -STOP $pid ;;
         thaw) kill -CONT $pid ;;
     esac
 done
-kill -9 $pid; wait $pid; rm -rf "$3"
+end; rm -rf "$3"
 "#;
+
+/// What the one broker of a run may take of memory.
+const MEMORY: &str = "-Xms512m -Xmx1g";
 
 /// A broker process under a shell that ends it when this process is gone, however that happened.
 pub struct Server {
     /// Where clients connect.
     pub bootstrap: String,
     shell: Child,
+    log: PathBuf,
 }
 
 impl Server {
     /// Fetches the jars if they are not there yet and starts; a port that was taken meanwhile is tried again; `settings` come on top.
     pub fn start(settings: &[(&str, &str)]) -> Result<Server, String> {
-        let jars = jars()?;
         let mut last = String::new();
         for _ in 0..3 {
-            match Self::start_once(&jars, settings) {
+            match Self::start_once(settings) {
                 Ok(server) => return Ok(server),
                 Err(e) => last = e,
             }
@@ -43,29 +48,47 @@ impl Server {
         Err(last)
     }
 
-    fn start_once(jars: &Path, settings: &[(&str, &str)]) -> Result<Server, String> {
-        let dir = tempfile::Builder::new().prefix("card-update-kafka-").tempdir().map_err(|e| e.to_string())?;
+    fn start_once(settings: &[(&str, &str)]) -> Result<Server, String> {
         let (port, controller) = (free_port()?, free_port()?);
+        let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+        let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+        let voters = format!("1@127.0.0.1:{controller}");
+        let mut all = vec![
+            ("listeners", &*listeners),
+            ("advertised.listeners", &advertised),
+            ("controller.quorum.voters", &voters),
+        ];
+        all.extend(settings);
+        let server = Self::launch(&format!("127.0.0.1:{port}"), &all, MEMORY)?;
+        server.wait()?;
+        Ok(server)
+    }
+
+    /// Starts a node that `settings`, over `BROKER_SETTINGS`, describe but for its folder, and waits for nothing.
+    pub fn launch(bootstrap: &str, settings: &[(&str, &str)], memory: &str) -> Result<Server, String> {
+        let classpath = classpath()?;
+        let dir = tempfile::Builder::new().prefix("card-update-kafka-").tempdir().map_err(|e| e.to_string())?;
         let properties = dir.path().join("server.properties");
-        let text = server_properties(port, controller, dir.path(), settings);
-        fs::write(&properties, text).map_err(|e| e.to_string())?;
-        let classpath = format!("{}/*", jars.display());
+        fs::write(&properties, server_properties(dir.path(), settings)).map_err(|e| e.to_string())?;
         format_storage(&classpath, &properties)?;
         // From here on the shell owns the directory: it outlives a killed test process by the time it takes to tidy up.
         let dir = dir.keep();
         let shell = Command::new("sh")
             .args(["-c", SCRIPT, "sh", &classpath])
             .args([properties.as_path(), dir.as_path()])
+            .arg(memory)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
             .map_err(|e| e.to_string())?;
-        let server = Server { bootstrap: format!("127.0.0.1:{port}"), shell };
-        let log = dir.join("log");
-        wait_reachable(&server.bootstrap, || startup_error(&log)).map_err(|e| format!("{e}: {}", tail(&log)))?;
-        Ok(server)
+        Ok(Server { bootstrap: bootstrap.to_string(), shell, log: dir.join("log") })
+    }
+
+    /// Waits until it answers.
+    pub fn wait(&self) -> Result<(), String> {
+        wait_reachable(&self.bootstrap, || startup_error(&self.log)).map_err(|e| format!("{e}: {}", tail(&self.log)))
     }
 }
 
@@ -73,7 +96,18 @@ impl Server {
 impl Server {
     /// SIGKILL, and a start on the same data and port.
     pub fn restart(&mut self) {
-        self.tell("restart");
+        self.kill();
+        self.start_again();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.tell("kill");
+    }
+
+    /// A start on the same data and port.
+    pub fn start_again(&mut self) {
+        self.tell("start");
     }
 
     /// SIGSTOP.
@@ -99,18 +133,17 @@ impl Drop for Server {
     }
 }
 
-fn server_properties(port: u16, controller: u16, dir: &Path, settings: &[(&str, &str)]) -> String {
-    let mut text = format!(
-        "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
-         log.dirs={}/data\n",
-        dir.display()
-    );
+fn server_properties(dir: &Path, settings: &[(&str, &str)]) -> String {
+    let mut text = format!("log.dirs={}/data\n", dir.display());
     for (key, value) in BROKER_SETTINGS.iter().chain(settings) {
         text.push_str(&format!("{key}={value}\n"));
     }
     text
+}
+
+/// Fetches the jars if they are not there yet.
+fn classpath() -> Result<String, String> {
+    jars().map(|dir| format!("{}/*", dir.display()))
 }
 
 fn format_storage(classpath: &str, properties: &Path) -> Result<(), String> {

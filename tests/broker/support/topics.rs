@@ -117,7 +117,8 @@ impl Admin {
     /// Makes topics and waits until every partition has a leader.
     pub fn create(&self, plans: &[TopicPlan]) {
         for plan in plans {
-            let mut topic = NewTopic::new(&plan.name, plan.partitions, TopicReplication::Fixed(1));
+            // -1: as the cluster has it.
+            let mut topic = NewTopic::new(&plan.name, plan.partitions, TopicReplication::Fixed(-1));
             for (key, value) in &plan.settings {
                 topic = topic.set(key, value);
             }

@@ -1,6 +1,7 @@
 //! Owns the worker under test as a process: its configuration file, its signals, its output, its end.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +30,7 @@ pub struct Spec {
     dir: PathBuf,
     sections: BTreeMap<String, BTreeMap<String, String>>,
     arguments: Vec<String>,
+    prefix: Vec<String>,
 }
 
 impl Spec {
@@ -41,6 +43,7 @@ impl Spec {
             dir: dir.to_path_buf(),
             sections: BTreeMap::new(),
             arguments: Vec::new(),
+            prefix: Vec::new(),
         };
         spec.text("http.listen", "").text("log.format", "text").state_dir(&state_dir)
     }
@@ -80,6 +83,13 @@ impl Spec {
         self
     }
 
+    /// Started by this command, which must become the program that its further arguments name (`exec`): signals go there.
+    #[allow(dead_code, reason = "only the fault tests do")]
+    pub fn under(mut self, command: &[&str]) -> Spec {
+        self.prefix = command.iter().map(|word| word.to_string()).collect();
+        self
+    }
+
     /// Writes the configuration file.
     fn write(&self) -> PathBuf {
         let config = self.dir.join(format!("{}.toml", self.name));
@@ -110,7 +120,10 @@ impl Spec {
         let log = self.dir.join(format!("{}.log", self.name));
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
         let log_from = file.metadata().expect("a log file").len() as usize;
-        let child = Command::new(program())
+        let program = program().into_os_string();
+        let mut words = self.prefix.iter().map(OsString::from).chain([program]);
+        let child = Command::new(words.next().expect("at least the program"))
+            .args(words)
             .arg("run")
             .arg("--config")
             .arg(&config)

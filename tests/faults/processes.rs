@@ -1,0 +1,122 @@
+//! Promise: workers that are killed, and zombies that wake up when others have taken over, lose and double nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::drive::Drive;
+use crate::rig::Rig;
+use crate::support::Site;
+use crate::support::worker::Spec;
+use crate::table::Row;
+
+/// Longer than a session, and than a transaction.
+const FREEZE: Duration = Duration::from_secs(12);
+
+fn worker(site: &Site, name: &str) -> Spec {
+    site.spec(name).set("checkpoint.max_tail_records", "1500").text("checkpoint.interval", "1s")
+}
+
+/// With static membership a worker that is started again has its partitions back at once.
+pub fn a_worker_killed_again_and_again_loses_and_doubles_nothing(rig: &Rig) {
+    let mut drive = Drive::start(rig, "killed", 4, |site| vec![worker(site, "w").threads(2).instance("killed")]);
+    for _ in 0..8 * rig.rounds {
+        drive.pass_random(1000);
+        let moment = Instant::now();
+        drive.crew[0].replace();
+        drive.measure(moment);
+    }
+    let (recoveries, ends) = drive.finish();
+    assert_eq!(ends, [""; 0], "nothing but the kills ended it");
+    let row = Row {
+        fault: "`kill -9` of the only worker, started again at once (`worker.instance_id` set)",
+        reaction: "reads its checkpoint and the tail of the topics, takes its partitions back",
+        from: "the kill",
+        recoveries,
+        restarts: 0,
+    };
+    rig.table.add("process 1", row);
+}
+
+/// Without an instance id the group gives the partitions of a killed worker to the others when its session is over.
+pub fn one_of_two_workers_killed_is_replaced_by_the_other(rig: &Rig) {
+    let mut drive = Drive::start(rig, "heir", 4, |site| vec![worker(site, "a"), worker(site, "b")]);
+    for round in 0..2 * rig.rounds {
+        drive.wait_complete();
+        drive.pass_random(1000);
+        let moment = Instant::now();
+        drive.crew[round % 2].take_away();
+        drive.measure(moment);
+        drive.crew[round % 2].start_again();
+    }
+    drive.wait_complete();
+    let (recoveries, ends) = drive.finish();
+    assert_eq!(ends, [""; 0], "nothing but the kills ended them");
+    let row = Row {
+        fault: "`kill -9` of one of two workers, not started again",
+        reaction: "the other takes its partitions over when its session (10 s) is over",
+        from: "the kill",
+        recoveries,
+        restarts: 0,
+    };
+    rig.table.add("process 2", row);
+}
+
+/// SIGSTOP past the session's end, then SIGCONT: the zombie was replaced and must write nothing more.
+pub fn zombies_that_wake_up_under_load_write_nothing_more(rig: &Rig) {
+    let mut drive = Drive::start(rig, "zombies", 4, |site| vec![worker(site, "a"), worker(site, "b")]);
+    for round in 0..2 * rig.rounds {
+        drive.wait_complete();
+        drive.pass_random(1000);
+        drive.crew[round % 2].worker.freeze();
+        // The fault's duration.
+        drive.pass(FREEZE);
+        let moment = Instant::now();
+        drive.crew[round % 2].worker.thaw();
+        drive.measure(moment);
+    }
+    drive.wait_complete();
+    let (recoveries, ends) = drive.finish();
+    let row = Row {
+        fault: "SIGSTOP of one of two workers for 12 s, then SIGCONT",
+        reaction: "the other takes over; the zombie's transaction is fenced, it joins anew or ends with exit code 1",
+        from: "SIGCONT",
+        recoveries,
+        restarts: ends.len(),
+    };
+    rig.table.add("process 3", row);
+}
+
+/// Kills and zombies of three workers at random, several at once.
+pub fn a_storm_of_kills_and_zombies_loses_and_doubles_nothing(rig: &Rig) {
+    let names = ["a", "b", "c"];
+    let mut drive = Drive::start(rig, "storm", 6, |site| {
+        names.iter().map(|name| worker(site, name).instance(&format!("storm-{name}"))).collect()
+    });
+    for _ in 0..2 * rig.rounds {
+        storm(&mut drive, 5);
+        let moment = Instant::now();
+        drive.crew.iter().for_each(|one| one.worker.thaw());
+        drive.measure(moment);
+    }
+    drive.wait_complete();
+    let (recoveries, ends) = drive.finish();
+    let row = Row {
+        fault: "storm: three workers killed and stopped at random moments, up to 15 s long",
+        reaction: "each that is left goes on with what it has; killed ones start again, zombies join anew",
+        from: "the storm's end",
+        recoveries,
+        restarts: ends.len(),
+    };
+    rig.table.add("process 4", row);
+}
+
+fn storm(drive: &mut Drive, blows: usize) {
+    for _ in 0..blows {
+        drive.pass_random(3000);
+        let one = drive.random.below(drive.crew.len());
+        match drive.random.below(3) {
+            0 => drive.crew[one].replace(),
+            1 => drive.crew[one].worker.freeze(),
+            _ => drive.crew.iter().for_each(|one| one.worker.thaw()),
+        }
+    }
+}
