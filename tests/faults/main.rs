@@ -15,6 +15,7 @@ mod processes;
 mod proxy;
 mod rig;
 mod security;
+mod soak;
 #[path = "../broker/support/mod.rs"]
 #[allow(dead_code, reason = "the broker tests use all of it")]
 mod support;
@@ -47,6 +48,9 @@ const TESTS: &[Test] = tests! {
         one_of_two_workers_killed_is_replaced_by_the_other,
         zombies_that_wake_up_under_load_write_nothing_more,
         a_worker_killed_again_and_again_loses_and_doubles_nothing,
+    },
+    soak::{
+        memory_and_disk_stay_flat_and_each_command_has_one_answer,
     },
     network::{
         a_half_open_connection_is_noticed_and_left,
