@@ -10,6 +10,7 @@ use crate::observe::{LogFormat, init, masked_account};
 use crate::projection::{Projection, StateDir, Store, Tree};
 use crate::worker::{Verified, log_identity, now_ms, verify_partition};
 use clap::{Args, Subcommand};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, IsTerminal as _};
 use std::net::{IpAddr, SocketAddr};
@@ -168,7 +169,7 @@ fn ask(config: &Config, path: &str) -> Result<Option<Option<Value>>, Failure> {
     let url = format!("http://{}{path}", reachable(http.listen));
     let mut request = client.get(&url);
     if let Some(token) = &http.token {
-        request = request.bearer_auth(token);
+        request = request.bearer_auth(token.expose_secret());
     }
     let response = match request.send() {
         Ok(response) => response,

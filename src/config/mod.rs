@@ -14,6 +14,7 @@ use crate::kafka::{ClientSettings, TopicNames};
 use crate::observe::LogFormat;
 use crate::wire::{DecodeRules, KeyPolicy, UnknownFields};
 use crate::worker::{BackfillCompletions, OnTrimmed, Rules};
+use secrecy::SecretString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,7 +62,7 @@ pub struct HttpSettings {
     /// Whether cards and requests can be read.
     pub read_api: bool,
     /// What their readers must show.
-    pub token: Option<String>,
+    pub token: Option<SecretString>,
 }
 
 /// The largest request and record batch by default; brokers take 1,048,588 bytes unless told otherwise.

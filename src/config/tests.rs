@@ -1,6 +1,7 @@
 //! What a configuration file, the environment and `--set` may say.
 
 use super::*;
+use secrecy::ExposeSecret;
 use std::io::Write as _;
 
 fn from_file(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<Layered, ConfigError> {
@@ -47,7 +48,8 @@ fn client_properties_pass_through_but_not_those_the_guarantees_rest_on() {
         ("socket.timeout.ms", "5000"),
         ("ssl.ca.location", "/ca"),
     ];
-    assert_eq!(client, wanted.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect());
+    let client: Vec<_> = client.iter().map(|(k, v)| (k.as_str(), v.expose_secret())).collect();
+    assert_eq!(client, wanted);
     for refused in [
         "group.id",
         "group.instance.id",
@@ -75,7 +77,9 @@ fn secrets_come_from_files_and_are_never_shown() {
     secret.write_all(b"hunter2\n").unwrap();
     let set = format!("kafka.client.sasl.password_file={}", secret.path().display());
     let layered = from_file("", &[], &[&set, "kafka.client.ssl.key.password=hunter3"]).unwrap();
-    assert_eq!(layered.config.kafka.client["sasl.password"], "hunter2");
+    assert_eq!(layered.config.kafka.client["sasl.password"].expose_secret(), "hunter2");
+    let debug = format!("{:?}", layered.config);
+    assert!(debug.contains("sasl.password") && !debug.contains("hunter"), "{debug}");
     assert!(layered.values.values().all(|v| !v.shown.to_string().contains("hunter")));
 }
 

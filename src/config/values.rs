@@ -1,6 +1,7 @@
 //! Durations, sizes and secrets as they are written.
 
 use super::ConfigError;
+use secrecy::SecretString;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,21 +27,21 @@ pub fn size(key: &str, text: &str) -> Result<u64, ConfigError> {
 }
 
 /// The content of a file that holds a secret; it must hold something.
-pub fn secret(key: &str, file: &str) -> Result<String, ConfigError> {
+pub fn secret(key: &str, file: &str) -> Result<SecretString, ConfigError> {
     let content =
         std::fs::read_to_string(file).map_err(|e| ConfigError(format!("{key}: {file} cannot be read: {e}")))?;
     match content.trim() {
         "" => Err(ConfigError(format!("{key}: {file} is empty"))),
-        secret => Ok(secret.to_owned()),
+        secret => Ok(secret.into()),
     }
 }
 
 /// Replaces each `NAME_file` by `NAME` with the file's content.
-pub fn with_secrets(properties: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
+pub fn with_secrets(properties: &BTreeMap<String, String>) -> Result<BTreeMap<String, SecretString>, ConfigError> {
     let read = |(name, value): (&String, &String)| match name.strip_suffix("_file") {
-        None => Ok((name.clone(), value.clone())),
+        None => Ok((name.clone(), value.as_str().into())),
         Some(secret) => match std::fs::read_to_string(value) {
-            Ok(content) => Ok((secret.to_owned(), content.trim_end_matches(['\r', '\n']).to_owned())),
+            Ok(content) => Ok((secret.to_owned(), content.trim_end_matches(['\r', '\n']).into())),
             Err(error) => Err(ConfigError(format!("kafka.client.{name:?}: {value} cannot be read: {error}"))),
         },
     };

@@ -6,6 +6,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -64,8 +65,8 @@ pub struct ClientSettings {
     pub bootstrap_servers: String,
     /// `kafka.group_id`.
     pub group_id: String,
-    /// `kafka.client`.
-    pub client: BTreeMap<String, String>,
+    /// `kafka.client`: some are secrets, and no one need know which.
+    pub client: BTreeMap<String, SecretString>,
     /// The topics.
     pub topics: TopicNames,
     /// Largest record batch that all output topics take, bytes.
@@ -116,7 +117,7 @@ impl ClientSettings {
             .set("reconnect.backoff.max.ms", RECONNECT_MAX_MS)
             .set("log.connection.close", "false");
         for (name, value) in &self.client {
-            config.set(name, value);
+            config.set(name, value.expose_secret());
         }
         config
     }

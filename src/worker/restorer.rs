@@ -22,6 +22,8 @@ const WARM_EVERY: Duration = Duration::from_millis(500);
 const WARM_AFTER: Duration = Duration::from_secs(3);
 /// A turn that takes longer stands still, in a request or with the whole process: that is no stall of a restore.
 const STANDSTILL: Duration = Duration::from_secs(1);
+/// How often it is said that restores cannot begin.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 /// How long a restore may fail to begin before the process ends.
 const MAX_FAILING: Duration = Duration::from_secs(300);
 
@@ -101,6 +103,8 @@ pub struct Restorer<R: Reader> {
     look_for_warm_at: Instant,
     failing_since: Option<Instant>,
     not_before: Instant,
+    /// When it was last said that restores cannot begin.
+    warned_at: Option<Instant>,
     /// When the last turn ended.
     advanced_at: Instant,
 }
@@ -117,6 +121,7 @@ impl<R: Reader> Restorer<R> {
             look_for_warm_at: now + WARM_AFTER,
             failing_since: None,
             not_before: now,
+            warned_at: None,
             advanced_at: now,
         }
     }
@@ -260,7 +265,7 @@ impl<R: Reader> Restorer<R> {
             Failed::Retry(cause) => {
                 let since = *self.failing_since.get_or_insert_with(time::now);
                 if time::since(since) < MAX_FAILING {
-                    tracing::debug!(partition = job.partition, cause, "the restore is tried again");
+                    self.say_waiting(job.partition, &cause);
                     self.not_before = time::now() + RETRY_AFTER;
                     self.waiting.push((job, time::now()));
                     return;
@@ -274,6 +279,17 @@ impl<R: Reader> Restorer<R> {
         };
         self.report_failure(job.partition);
         let _ = job.reply.send(Restored { partition: job.partition, cancel: job.cancel, result: Err(stop) });
+    }
+
+    /// A moment's failure is nobody's business; what lasts must not be silent, nor fill the log.
+    fn say_waiting(&mut self, partition: i32, cause: &str) {
+        let lasts = self.failing_since.is_some_and(|since| time::since(since) > WARN_EVERY);
+        if !lasts || self.warned_at.is_some_and(|at| time::since(at) < WARN_EVERY) {
+            tracing::debug!(partition, cause, "the restore is tried again");
+            return;
+        }
+        self.warned_at = Some(time::now());
+        tracing::warn!(partition, cause, "the restore cannot begin yet; it is tried again");
     }
 
     fn report_failure(&self, partition: i32) {

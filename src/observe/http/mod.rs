@@ -18,6 +18,7 @@ use crossbeam_channel::Sender;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use secrecy::SecretString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -52,7 +53,7 @@ pub struct Shown {
     /// One queue a loop, for questions about cards and requests; `None` when the read API is off.
     pub questions: Option<Vec<Sender<Question>>>,
     /// What the read API's clients must show, if anything.
-    pub token: Option<String>,
+    pub token: Option<SecretString>,
     /// When the process started.
     pub started: Instant,
 }

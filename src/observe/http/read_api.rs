@@ -8,6 +8,7 @@ use crate::worker::{Asked, Known, PartitionState, PartitionStatus, Question};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
@@ -89,11 +90,11 @@ fn refused(shown: &Shown, headers: &HeaderMap) -> Option<Response> {
     if shown.questions.is_none() {
         return Some(problem(StatusCode::NOT_FOUND, "the read API is off (http.read_api)"));
     }
-    let token = shown.token.as_deref()?;
+    let token = shown.token.as_ref()?;
     let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     let given = given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     // Hashes are compared: how long that takes says nothing about the token.
-    let right = given.is_some_and(|(_, t)| Sha256::digest(t.trim()) == Sha256::digest(token));
+    let right = given.is_some_and(|(_, t)| Sha256::digest(t.trim()) == Sha256::digest(token.expose_secret()));
     if right {
         return None;
     }

@@ -45,7 +45,9 @@ impl Spec {
             arguments: Vec::new(),
             prefix: Vec::new(),
         };
-        spec.text("http.listen", "").text("log.format", "text").state_dir(&state_dir)
+        // At its most talkative: no test's log may hold an account number (INV-10).
+        let spec = spec.text("log.format", "text").text("log.level", "trace");
+        spec.text("http.listen", "").state_dir(&state_dir)
     }
 
     /// A setting by `section.key`, its value as TOML writes it.
@@ -182,6 +184,19 @@ impl Ran {
     }
 }
 
+/// INV-10: nothing that looks like an IBAN stands in a log, at any level.
+fn assert_names_no_account(name: &str, log: &str) {
+    let is_iban = |word: &&str| {
+        let bytes = word.as_bytes();
+        bytes.len() >= 15
+            && bytes[..2].iter().all(u8::is_ascii_uppercase)
+            && bytes[2..4].iter().all(u8::is_ascii_digit)
+            && bytes.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+    };
+    let found = log.split(|c: char| !c.is_ascii_alphanumeric()).find(is_iban);
+    assert_eq!(found, None, "the log of worker {name} names an account");
+}
+
 /// A started worker; dropping it kills it.
 pub struct Worker {
     child: Child,
@@ -297,7 +312,10 @@ impl Drop for Worker {
         self.release_guard();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
+        if !std::thread::panicking() {
+            let all = fs::read(&self.log).unwrap_or_default();
+            assert_names_no_account(&self.name, &String::from_utf8_lossy(&all));
+        } else {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(40)..];
