@@ -411,9 +411,8 @@ impl Follower {
     /// Goes on when all logs are read: from the scan to the fold, from the fold to the end.
     pub fn advance<R: Reader>(&mut self, around: &mut Surroundings<'_, R>) -> Result<bool, Failed> {
         self.check_stall(around)?;
-        let unread =
-            |r: &LogRead| !r.done && !(mutation::on(Mutation::RestoreCardsOnly) && r.log == Changelog::Completions);
-        if self.logs.iter().any(unread) {
+        let passed_over = |r: &LogRead| mutation::on(Mutation::RestoreCardsOnly) && r.log == Changelog::Completions;
+        if self.logs.iter().any(|r| !r.done && !passed_over(r)) {
             return Ok(false);
         }
         self.stop_reading(around.reader);

@@ -31,7 +31,8 @@ pub fn skew_ms(ms: i64) -> i64 {
 }
 /// The time begins anew.
 pub fn begin_time() {
-    (NOW_MS.set(BEGIN_MS), SKEW_MS.set(0));
+    NOW_MS.set(BEGIN_MS);
+    SKEW_MS.set(0);
 }
 
 /// Rules under which nothing is done by time alone.
@@ -117,7 +118,7 @@ pub fn replayed(mut record: MemoryRecord, partition: i32, offset: i64) -> Memory
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -125,7 +126,7 @@ impl Random {
         z ^ (z >> 31)
     }
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.number() % n
     }
     /// True `percent` times in a hundred.
     pub fn chance(&mut self, percent: u64) -> bool {

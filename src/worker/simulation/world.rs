@@ -203,7 +203,10 @@ impl World {
         let Some(mut worker) = slot.worker.take() else { return };
         let former = skew_ms(slot.skew_ms.get());
         let done = match self.below(8) {
-            0 | 1 => Ok(worker.restore()),
+            0 | 1 => {
+                worker.restore();
+                Ok(())
+            }
             2 => {
                 worker.writing.borrow_mut().step();
                 Ok(())
