@@ -14,6 +14,8 @@ pub enum Mutation {
     GuessNotCommitted,
     /// A fenced producer runs its batch again without asking what became of it.
     TakeFencedForAborted,
+    /// Offsets as staged are taken for a commit, whoever has committed them.
+    TrustOffsetsAlone,
     /// A restore takes committed offsets while a transaction holds newer ones.
     SkipStableWait,
     /// A restore ends where committed records can be read now, not at the true end.
@@ -85,12 +87,13 @@ mod switch {
     }
     impl Mutation {
         /// All of them.
-        pub const ALL: [Self; 25] = [
+        pub const ALL: [Self; 26] = [
             Self::ApplyBeforeCommit,
             Self::TakeAbortForCommit,
             Self::GuessCommitted,
             Self::GuessNotCommitted,
             Self::TakeFencedForAborted,
+            Self::TrustOffsetsAlone,
             Self::SkipStableWait,
             Self::EndFromReadCommitted,
             Self::RestoreCardsOnly,

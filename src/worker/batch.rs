@@ -97,7 +97,9 @@ impl StagedBatch {
                 projection.put_request(id, *remembered);
             }
             let others = change.answers.saturating_sub(change.requests.len() as u64);
-            projection.put_answers(others, change.decided_ms);
+            // Time is what completions say: a batch of dead letters leaves none that a restore would see.
+            let decided_ms = if change.answers > 0 { change.decided_ms } else { i64::MIN };
+            projection.put_answers(others, decided_ms);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::partition::Partition;
 use super::{Stop, time};
 use crate::kafka::{CommitError, Committed, Fault, GroupEvent, InputOffsets, Log};
 use crate::mutation::{self, Mutation};
-use crate::wire::{Omit, OutTopic};
+use crate::wire::{Omit, OutTopic, Outbox};
 use std::time::Duration;
 
 /// How long transactions may fail one after the other before the process ends.
@@ -98,10 +98,16 @@ impl<L: Log> Loop<L> {
         let asked: Vec<i32> = staged.offsets().iter().map(|(p, _)| *p).collect();
         let committed = self.ask_committed(&asked, cause)?;
         match self.decided(&staged, &committed, &lost) {
-            Decided::Committed => {
-                tracing::info!("the transaction was committed");
-                Ok(Some(self.has_committed(staged, Committed::proven(Duration::ZERO))))
-            }
+            Decided::Committed => match self.prove(&committed) {
+                Some(proof) => {
+                    tracing::info!("the transaction was committed");
+                    Ok(Some(self.has_committed(staged, proof)))
+                }
+                None => {
+                    self.restart(&asked, false)?;
+                    Ok(None)
+                }
+            },
             Decided::NotCommitted => {
                 tracing::info!("the transaction was not committed; the batch is run again");
                 Ok(None)
@@ -114,6 +120,20 @@ impl<L: Log> Loop<L> {
                 Ok(None)
             }
         }
+    }
+
+    /// Offsets that are as staged may be another owner's, who has processed the same records: whoever stood still does not know yet
+    /// that the group went on without it. Committing them again succeeds only for a member of the present generation.
+    fn prove(&mut self, committed: &[(i32, InputOffsets)]) -> Option<Committed> {
+        if mutation::on(Mutation::TrustOffsetsAlone) {
+            return Some(Committed::proven(Duration::ZERO));
+        }
+        let proven = self.parts.log.transact(&Outbox::default(), committed);
+        proven
+            .inspect_err(
+                |error| tracing::warn!(%error, "whose commit it was is not known; the partitions are restored"),
+            )
+            .ok()
     }
 
     /// Makes new producers until one is initialised: then the old transaction is decided.

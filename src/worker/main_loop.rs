@@ -315,6 +315,8 @@ impl<L: Log> Loop<L> {
     fn stage(&mut self) -> Result<Option<StagedBatch>, Stop> {
         let due = self.partitions.values().filter_map(Partition::running).any(|r| r.commit_due);
         if self.batch.is_empty() && !due {
+            // With nothing to commit nothing is failing.
+            self.failing_since = None;
             return Ok(None);
         }
         // A commit may take long: what it holds up must be seen meanwhile.

@@ -173,7 +173,12 @@ impl<R: Reader> Restorer<R> {
 
     /// Begins the jobs whose trees are free: their stable offsets in one request, then each in turn.
     fn begin_waiting(&mut self) {
-        if self.waiting.is_empty() || time::now() < self.not_before {
+        if self.waiting.is_empty() {
+            // What failed was given up, or has begun.
+            self.failing_since = None;
+            return;
+        }
+        if time::now() < self.not_before {
             return;
         }
         let leases = self.parts.leases.clone();

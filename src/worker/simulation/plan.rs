@@ -84,6 +84,8 @@ fn rules_of(random: &mut Random) -> Rules {
             false => BackfillCompletions::All,
         },
         batch_max_records: 1 + random.below(8) as usize,
+        // Brokers may be away for longer than the unit tests' limit.
+        restore_stall_timeout: Duration::from_secs(300),
         checkpoint_max_tail: 2 + random.below(30),
         checkpoint_interval: Duration::from_secs(1 + random.below(60)),
         ..rules()

@@ -400,6 +400,7 @@ impl World {
 
     /// The whole run; a number that two runs of a seed share.
     pub fn run(&self) -> u64 {
+        tracing::info!(plan = ?self.plan.faults, window_ms = self.plan.rules.window_ms, "a world begins");
         (0..self.slots.len()).for_each(|slot| self.start(slot));
         self.find_owners();
         for part in 0..2 {
