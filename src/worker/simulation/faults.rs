@@ -60,6 +60,7 @@ impl World {
         }
         self.depth.set(self.depth.get() - 1);
         slot.still_since.set(None);
+        slot.suspect.set(8);
         self.kafka.deafen_for(member, Duration::from_millis(self.below(3000)));
     }
 

@@ -324,6 +324,17 @@ impl SimKafka {
     pub fn records_from(&self, topic: Topic, partition: i32, from: i64) -> Vec<(i64, Rc<MemoryRecord>)> {
         self.0.borrow().visible((topic, partition), from as usize, usize::MAX)
     }
+    /// The records that are committed, also those whose markers are still to come.
+    pub fn decided(&self, topic: Topic, partition: i32) -> Vec<Rc<MemoryRecord>> {
+        let cluster = self.0.borrow();
+        let Some(log) = cluster.logs.get(&(topic, partition)) else { return Vec::new() };
+        let committed = |t: &usize| cluster.transactions[*t].committed == Some(true);
+        let records = log.entries.iter().filter_map(|entry| match entry {
+            Entry::Record(record, Some(transaction)) if committed(transaction) => Some(record.clone()),
+            _ => None,
+        });
+        records.collect()
+    }
     /// The next offset of a partition.
     pub fn end(&self, topic: Topic, partition: i32) -> i64 {
         self.0.borrow().bounds((topic, partition)).1

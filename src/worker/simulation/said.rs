@@ -9,7 +9,7 @@ use crate::domain::{CardId, RequestId, StoredAccount};
 use crate::kafka::{Input, MemoryRecord};
 use crate::projection::Projection;
 use crate::wire::{FirstCompletion, SOURCE, Source, decode_card, decode_first_completion, names};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An answer in the completions or dead-letter topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +121,20 @@ pub fn fold_over(kafka: &SimKafka, partition: i32, window_ms: i64) -> Dump {
     }
     requests.retain(|_, (_, at_ms)| decided_ms - *at_ms <= window_ms);
     (cards, requests)
+}
+
+/// INV-1: a projection remembers no request that is not committed as it remembers it.
+pub fn assert_committed(kafka: &SimKafka, partition: i32, projection: &Projection) {
+    let first = |record: std::rc::Rc<MemoryRecord>| {
+        let headers = record.headers.iter().map(|(n, v)| (n.as_str(), v.as_deref()));
+        let first = decode_first_completion(headers, record.value.as_deref(), record.timestamp_ms.unwrap()).unwrap()?;
+        Some((first.request_id, first.remembered.dt.at_ms))
+    };
+    let committed: BTreeSet<_> = kafka.decided(Topic::Completions, partition).into_iter().filter_map(first).collect();
+    let each = |id: &RequestId, r: crate::domain::Remembered| {
+        assert!(committed.contains(&(*id, r.dt.at_ms)), "partition {partition}: {id} is remembered and not committed");
+    };
+    projection.for_each_request(projection.decision_time_ms(now_ms()), each).unwrap();
 }
 
 /// The same by the rules of the unit tests.

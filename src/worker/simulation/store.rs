@@ -79,6 +79,10 @@ impl SimStore {
     pub fn fail_reads(&self, reads: usize) {
         self.disk().bad_reads = reads;
     }
+    /// Whether the next read fails.
+    pub fn fails(&self) -> bool {
+        self.disk().bad_reads > 0
+    }
     /// The next writes fail.
     pub fn fail_writes(&self, writes: usize) {
         self.disk().bad_writes = writes;

@@ -1,11 +1,12 @@
 //! A run: processes over one Kafka, taking turns as the seed has it, until all is quiet and can be held against the contract.
 
+use super::cluster::Topic;
 use super::commands::{Random, begin_time, command, garbage, now_ms, pass_ms, replayed, skew_ms};
 use super::kafka::SimKafka;
 use super::model::{Model, Sent};
 use super::plan::Plan;
 use super::process::{How, Worker, identity, restore_as};
-use super::said::{dump, fold_over};
+use super::said::{assert_committed, dump, fold_over};
 use super::store::{SimStore, no_store};
 use crate::kafka::{Input, MemoryRecord};
 use crate::projection::{LogIdentity, Store, Writing};
@@ -28,6 +29,8 @@ pub struct Slot {
     pub member: Cell<Option<usize>>,
     /// Since when its process stands still in a call.
     pub still_since: Cell<Option<Duration>>,
+    /// Turns in which it is looked at closely.
+    pub suspect: Cell<u32>,
     pub store: Arc<SimStore>,
     writing: RefCell<Weak<RefCell<Writing>>>,
     pub skew_ms: Cell<i64>,
@@ -65,6 +68,7 @@ impl World {
             worker: RefCell::new(None),
             member: Cell::new(None),
             still_since: Cell::new(None),
+            suspect: Cell::new(0),
             store: Arc::default(),
             writing: RefCell::default(),
             skew_ms: Cell::new(0),
@@ -220,7 +224,27 @@ impl World {
                 tracing::info!(member = worker.member, "a process was killed");
                 self.bury(worker.member);
             }
-            Ok(()) => drop(slot.worker.replace(Some(worker))),
+            Ok(()) => {
+                self.look_at(slot, &worker);
+                slot.worker.replace(Some(worker));
+            }
+        }
+    }
+
+    /// Whoever stood still is looked at for some turns: it may hold what another has decided.
+    fn look_at(&self, slot: &Slot, worker: &Worker) {
+        let suspect = slot.suspect.get();
+        slot.suspect.set(suspect.saturating_sub(1));
+        if suspect == 0 && !self.chance(1) {
+            return;
+        }
+        for partition in 0..self.plan.partitions {
+            let whole = self.kafka.start(Topic::Completions, partition) == 0;
+            let known = whole && !self.models.borrow()[partition as usize].unpromised;
+            // A read that is made to fail is no answer.
+            if let Some(running) = worker.runs(partition).filter(|_| known && !slot.store.fails()) {
+                assert_committed(&self.kafka, partition, &running.projection);
+            }
         }
     }
 
