@@ -7,11 +7,17 @@ cd "$(dirname "$0")"
 
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 
+# What is fuzzed is built from what was committed.
+cargo metadata --locked --format-version 1 >/dev/null
+
 seconds="${1:-60}"
 shift || true
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(cargo fuzz list)
 found=target/fuzzed
+
+echo "-- the build, some minutes the first time"
+cargo fuzz build -s none
 
 for target in "${targets[@]}"; do
   printf '\n-- %s, %s s\n' "$target" "$seconds"

@@ -34,6 +34,7 @@ impl World {
             self.freeze(member);
         }
         if self.rarely(faults.die) {
+            tracing::info!(member, ?call, at = ?simulated::passed(), "is killed in a call");
             return Fate::Die;
         }
         if self.rarely(faults.fail) {
@@ -49,6 +50,7 @@ impl World {
     /// A process stands still in a call while all others go on, perhaps for longer than its session.
     fn freeze(&self, member: usize) {
         let Some(slot) = self.slots.iter().find(|slot| slot.member.get() == Some(member)) else { return };
+        tracing::info!(member, at = ?simulated::passed(), "stands still in a call");
         slot.still_since.set(Some(simulated::passed()));
         self.depth.set(self.depth.get() + 1);
         let long = self.chance(50);
@@ -88,6 +90,7 @@ impl World {
     pub fn kill(&self, index: usize) {
         let slot = &self.slots[index];
         if slot.worker.take().is_some() {
+            tracing::info!(member = ?slot.member.get(), at = ?simulated::passed(), "is killed");
             slot.member.get().into_iter().for_each(|member| self.bury(member));
         }
     }
@@ -107,6 +110,7 @@ impl World {
     fn jump(&self) {
         let far = [1000, 70_000, 1_800_000, 90_000_000][self.below(4) as usize];
         let by = self.below(2 * far) as i64 - far as i64;
+        tracing::info!(by, at = ?simulated::passed(), "a clock jumps, ms");
         if self.chance(50) {
             pass_ms(by);
         } else {

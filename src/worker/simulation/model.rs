@@ -25,7 +25,7 @@ pub enum Sent {
 enum Due {
     Ok,
     /// The first answer again, byte for byte.
-    Replayed(Vec<u8>),
+    Replayed(String),
     Error(&'static str),
     Suppressed,
     Dead,
@@ -68,17 +68,20 @@ impl Model {
             self.read_to = offset + 1;
             if !self.unpromised {
                 let at_ms = record.timestamp_ms.unwrap();
-                self.answer(&completion(partition, &record), at_ms, rules);
+                self.answer(partition, &completion(partition, &record), at_ms, rules);
             }
         }
     }
 
-    fn answer(&mut self, answer: &Answer, at_ms: i64, rules: &Rules) {
+    fn answer(&mut self, partition: i32, answer: &Answer, at_ms: i64, rules: &Rules) {
         let (input, offset) = (answer.input, answer.offset);
         assert!(at_ms >= self.decided_ms, "decision time goes back from {} to {at_ms}", self.decided_ms);
         self.decided_ms = at_ms;
         let next = self.next[input as usize];
-        assert!(offset >= next, "{input:?} offset {offset} is answered again or too late: {next} is next");
+        assert!(
+            offset >= next,
+            "partition {partition}, {input:?} offset {offset} is answered again or too late: {next} is next"
+        );
         (next..offset).for_each(|skipped| self.skip(input, skipped, rules));
         self.next[input as usize] = offset + 1;
         self.skipped.remove(&(input as usize, offset));
@@ -86,10 +89,14 @@ impl Model {
         let due = self.decide(input, offset, at_ms, &body, rules);
         let given = match (answer.ok, answer.replayed) {
             (true, false) => Due::Ok,
-            (true, true) => Due::Replayed(body),
+            (true, true) => Due::Replayed(String::from_utf8(body).unwrap()),
             _ => Due::Error(ERRORS.into_iter().find(|code| **code == answer.why).unwrap_or("another")),
         };
-        assert_eq!(given, due, "{input:?} offset {offset}: {:?}", self.sent[input as usize][offset as usize]);
+        let sent = &self.sent[input as usize][offset as usize];
+        assert!(
+            given == due,
+            "partition {partition}, {input:?} offset {offset}: given {given:?}, due {due:?} for {sent:?}"
+        );
     }
 
     /// No completion for a command: a dead letter, a suppression, or lost by the log.
@@ -117,7 +124,7 @@ impl Model {
             Some((first, ..)) if *first != meaning => return Due::Error("request_id_conflict"),
             Some(_) if applied_only && rules.on_duplicate == OnDuplicate::Replay => return Due::Suppressed,
             Some((_, _, body)) => match rules.on_duplicate {
-                OnDuplicate::Replay => return Due::Replayed(body.clone()),
+                OnDuplicate::Replay => return Due::Replayed(String::from_utf8(body.clone()).unwrap()),
                 OnDuplicate::Suppress => return Due::Suppressed,
                 OnDuplicate::Error => return Due::Error("duplicate_request"),
             },
