@@ -2,11 +2,9 @@
 
 use super::packed::{self, Reader, push_varint};
 use super::sharded::{Shard, Sharded, leading};
+use super::sizes::sizes;
 use crate::domain::{CardId, StoredAccount};
 use xxhash_rust::xxh3::xxh3_64;
-
-/// Half the largest block (64 KiB): when the mean block outgrows it, the number of buckets doubles.
-const GROW_AT_MEAN_BYTES: u64 = 32 * 1024;
 
 /// The fold of the cards topic for one partition.
 pub struct Cards {
@@ -98,7 +96,7 @@ impl Cards {
 
     /// Whether the next round must double the buckets (or go on with a doubling that was cut off).
     pub fn must_grow(&self) -> bool {
-        self.table.split() > 0 || self.bytes > GROW_AT_MEAN_BYTES << self.table.bits()
+        self.table.split() > 0 || self.bytes > sizes().grow_at_mean_bytes << self.table.bits()
     }
     /// A round begins: what changes from now on counts for the next one.
     pub const fn round_begins(&mut self) {

@@ -8,14 +8,11 @@
 use super::Projection;
 use super::block::{self, BlockId, Kind};
 use super::meta::{Meta, Positions};
+use super::sizes::sizes;
 use super::writer::{Ack, Lease, NO_ROUND, Write, Writer};
 use crate::mutation::{self, Mutation};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Blocks handed to the writer in one step, so that a batch never waits long for a round. Where a simulation looks on, a round
-/// takes as many steps as it can: more can happen in it.
-const BLOCKS_PER_STEP: usize = if cfg!(any(test, feature = "simulation")) { 1 } else { 8 };
 
 /// Which blocks of cards the meta record on disk names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +100,7 @@ impl Projection {
             // A restore has no round that could end.
             let _ = self.acknowledged(ack);
         }
-        for _ in 0..BLOCKS_PER_STEP {
+        for _ in 0..sizes().blocks_per_step {
             self.spill(writer, lease);
         }
     }
@@ -116,7 +113,7 @@ impl Projection {
             outcome = self.acknowledged(ack).unwrap_or(outcome);
         }
         self.spill(writer, lease);
-        for _ in 0..BLOCKS_PER_STEP {
+        for _ in 0..sizes().blocks_per_step {
             let Some(write) = self.unsent.take().or_else(|| self.next_write(lease)) else { break };
             if let Err(write) = writer.try_send(write) {
                 self.unsent = Some(*write);

@@ -12,12 +12,15 @@ mod meta;
 mod packed;
 mod requests;
 mod sharded;
+mod sizes;
 mod state_dir;
 mod store;
 mod writer;
 
 pub use checkpoint::Step;
 pub use meta::{LogIdentity, Positions};
+#[cfg(any(test, feature = "simulation"))]
+pub use sizes::make_small;
 pub use state_dir::{StateDir, StateDirError, StateFacts};
 pub use store::{BlockCache, NoStore, SledStore, Store, StoreError, Tree};
 pub use writer::{Lease, Writer, WriterStats, Writing};
@@ -31,12 +34,9 @@ use checkpoint::{CardBlocks, NO_BLOCKS, Round};
 use crossbeam_channel::{Receiver, Sender};
 use meta::Meta;
 use requests::Requests;
+use sizes::sizes;
 use std::collections::VecDeque;
 use writer::{Ack, Write};
-
-/// Most bytes of remembered requests whose only copy is in memory, for a partition: some 1.5 million requests. Beyond
-/// it the partition takes no more commands until the disk has followed.
-pub const MAX_UNWRITTEN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The fold of a partition's cards and completions logs.
 pub struct Projection {
@@ -252,7 +252,7 @@ impl Projection {
     }
     /// Whether so much is in memory only that no more commands may be taken.
     pub fn must_wait_for_disk(&self) -> bool {
-        self.requests.unwritten_bytes() > MAX_UNWRITTEN_BYTES
+        self.requests.unwritten_bytes() > sizes().max_unwritten_bytes
     }
     /// Why the last write failed, if it did.
     pub fn last_failure(&self) -> Option<&str> {

@@ -6,6 +6,7 @@
 use super::block::{self, BlockId, Kind};
 use super::packed::Reader;
 use super::sharded::Sharded;
+use super::sizes::sizes;
 use super::store::{StoreError, Tree};
 use crate::domain::{Dt, Fingerprint, Remembered, RequestId, UtcOffset};
 use crate::mutation::{self, Mutation};
@@ -15,8 +16,6 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Id, fingerprint, decision time, offset of the `dt` in minutes.
 const RECORD: usize = 16 + 16 + 8 + 2;
-/// Records of a full block: with its frame it stays below 64 KiB.
-const RECORDS_PER_BLOCK: usize = 1536;
 const NUMBER_BITS: u32 = 24;
 const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
 /// Tags that a shard holds on average before the next one is split.
@@ -103,7 +102,7 @@ impl Requests {
     }
     /// Bytes of the blocks whose only copy is in memory.
     pub fn unwritten_bytes(&self) -> u64 {
-        ((self.blocks.len() - self.written) * RECORDS_PER_BLOCK * RECORD) as u64
+        ((self.blocks.len() - self.written) * sizes().requests_per_block * RECORD) as u64
     }
     /// Number of the first block whose only copy is in memory.
     pub const fn first_unwritten(&self) -> u32 {
@@ -144,7 +143,7 @@ impl Requests {
 
     /// Remembers one that is known to be new.
     pub fn append(&mut self, id: &RequestId, remembered: Remembered, log_end: i64) {
-        if self.blocks.back().is_none_or(|b| b.records as usize >= RECORDS_PER_BLOCK) {
+        if self.blocks.back().is_none_or(|b| b.records as usize >= sizes().requests_per_block) {
             let body = Body::Memory(Arc::new(Vec::new()));
             self.blocks.push_back(Block { body, records: 0, newest_ms: i64::MIN, log_end });
         }
@@ -200,7 +199,7 @@ impl Requests {
     /// Blocks in memory that are full: they can be written at any time.
     pub fn full_blocks(&self) -> impl Iterator<Item = BlockId> {
         (self.written..self.blocks.len())
-            .filter(|i| self.blocks[*i].records as usize == RECORDS_PER_BLOCK)
+            .filter(|i| self.blocks[*i].records as usize == sizes().requests_per_block)
             .map(|i| self.id(self.first.wrapping_add(i as u32)))
     }
 
@@ -226,7 +225,7 @@ impl Requests {
     pub fn confirm(&mut self, id: BlockId, bytes: usize) {
         let index = id.number.wrapping_sub(self.first) as usize;
         let Some(block) = self.blocks.get_mut(index) else { return };
-        if index == self.written && bytes == block::HEADER + RECORDS_PER_BLOCK * RECORD {
+        if index == self.written && bytes == block::HEADER + sizes().requests_per_block * RECORD {
             block.body = Body::Disk;
             self.written += 1;
         }
@@ -243,7 +242,7 @@ impl Requests {
                 block::open(id, &stored).ok_or(StoreError::Damaged("a block of requests is damaged"))?;
             log_end = log_end.max(noted);
             let last = i + 1 == mark.blocks;
-            let records = if last { mark.last_records as usize } else { RECORDS_PER_BLOCK };
+            let records = if last { mark.last_records as usize } else { sizes().requests_per_block };
             requests.load_block(id, body, records, noted)?;
         }
         Ok((requests, log_end))
@@ -258,7 +257,7 @@ impl Requests {
             newest_ms = newest_ms.max(remembered.dt.at_ms);
             self.tag(&request, id.number);
         }
-        let full = records == RECORDS_PER_BLOCK;
+        let full = records == sizes().requests_per_block;
         self.written += usize::from(full);
         let body = if full { Body::Disk } else { Body::Memory(Arc::new(body.to_vec())) };
         self.blocks.push_back(Block { body, records: records as u32, newest_ms, log_end });

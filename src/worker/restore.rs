@@ -188,6 +188,7 @@ impl Follower {
     /// Lets full blocks of requests go to disk while the log is folded, so that few are in memory only.
     pub fn spill(&mut self, writer: &Writer) {
         if let (Some(projection), Some(held)) = (&mut self.projection, &self.held) {
+            projection.expire();
             projection.spill_step(writer, held.lease());
         }
     }

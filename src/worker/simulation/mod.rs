@@ -29,13 +29,16 @@ pub use said::{Answer, assert_answered_once, assert_is_fold, completions, dead_l
 pub use store::{CutStore, SimStore, no_store, sled};
 
 use crate::mutation::{self, Mutation};
+use crate::projection::make_small;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs a seed, with a bug or without; gives a number that two runs of a seed share, or what was seen to be wrong.
 pub fn run(seed: u64, bug: Option<Mutation>) -> Result<u64, String> {
     mutation::set(bug);
+    make_small(true);
     let run = catch_unwind(AssertUnwindSafe(|| world::World::new(seed).run()));
     mutation::set(None);
+    make_small(false);
     run.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned())).unwrap_or_default()

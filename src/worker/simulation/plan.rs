@@ -43,6 +43,8 @@ pub struct Plan {
     /// How likely a marker is written in a turn, percent.
     pub markers: u64,
     pub turns: usize,
+    /// Cards of a partition.
+    pub cards: u64,
     /// Commands sent in a turn, at most.
     pub burst: u64,
     pub rules: Rules,
@@ -60,6 +62,7 @@ impl Plan {
             chunk: 1 + random.below(6) as usize,
             markers: 3 + random.below(90),
             turns: 150 + random.below(250) as usize,
+            cards: 2 + random.below(40),
             burst: 1 + random.below(8),
             rules: rules_of(random),
             faults: faults_of(random, processes),

@@ -172,7 +172,7 @@ impl World {
         let counter = requests.entry(partition).or_default();
         *counter += u64::from(self.chance(65));
         let n = *counter - self.below((*counter).min(8) + 1);
-        let (request, card) = (n * 8 + partition as u64, (n % 5) * 8 + partition as u64);
+        let (request, card) = (n * 8 + partition as u64, (n % self.plan.cards) * 8 + partition as u64);
         let accounts: Vec<(usize, u64)> = (0..self.below(4))
             .map(|i| ((n as usize + i as usize) % 3, n + if self.chance(6) { 1 + self.below(3) } else { 0 }))
             .collect();
@@ -364,6 +364,8 @@ impl World {
         self.kafka.cluster().script.clear();
         for round in 0..QUIET {
             if round % 8 == 0 && self.is_quiet() {
+                self.offsets_lost.set(false);
+                self.input_lost.set(false);
                 for slot in &self.slots {
                     slot.on_trimmed.set(OnTrimmed::Fail);
                     slot.start_at.set(None);

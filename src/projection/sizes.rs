@@ -1,0 +1,53 @@
+//! How large blocks and queues get. A simulation makes them small, so that few commands reach every path that many would.
+
+/// The sizes of a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Requests of a full block: with its frame it stays below 64 KiB.
+    pub requests_per_block: usize,
+    /// Half the largest block of cards (64 KiB): when the mean block outgrows it, the number of buckets doubles.
+    pub grow_at_mean_bytes: u64,
+    /// Blocks handed to the writer in one step, so that a batch never waits long for a round.
+    pub blocks_per_step: usize,
+    /// Most bytes of remembered requests whose only copy is in memory, for a partition: some 1.5 million requests. Beyond it the
+    /// partition takes no more commands until the disk has followed.
+    pub max_unwritten_bytes: u64,
+}
+
+const SIZES: Sizes = Sizes {
+    requests_per_block: 1536,
+    grow_at_mean_bytes: 32 * 1024,
+    blocks_per_step: 8,
+    max_unwritten_bytes: 64 * 1024 * 1024,
+};
+
+/// The sizes to go by.
+#[cfg(not(any(test, feature = "simulation")))]
+pub const fn sizes() -> Sizes {
+    SIZES
+}
+
+#[cfg(any(test, feature = "simulation"))]
+pub use small::{make_small, sizes};
+
+#[cfg(any(test, feature = "simulation"))]
+mod small {
+    use super::{SIZES, Sizes};
+    use std::cell::Cell;
+
+    const SMALL: Sizes =
+        Sizes { requests_per_block: 8, grow_at_mean_bytes: 300, blocks_per_step: 1, max_unwritten_bytes: 20_000 };
+
+    thread_local! {
+        static IN_USE: Cell<Sizes> = const { Cell::new(SIZES) };
+    }
+
+    /// The sizes to go by on this thread.
+    pub fn sizes() -> Sizes {
+        IN_USE.get()
+    }
+    /// From now on this thread's are small, or not.
+    pub fn make_small(small: bool) {
+        IN_USE.set(if small { SMALL } else { SIZES });
+    }
+}
