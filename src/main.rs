@@ -7,5 +7,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if cfg!(feature = "simulation") {
+        eprintln!("card-update-worker: built for the simulation, with deliberate bugs; build without the feature");
+        return ExitCode::FAILURE;
+    }
     card_update_worker::cli::main()
 }

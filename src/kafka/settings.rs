@@ -89,6 +89,9 @@ const SESSION_TIMEOUT_MS: &str = "10000";
 /// and carries nothing any more. By default (60 s) each client in turn would wait that long.
 const SOCKET_TIMEOUT_MS: &str = "10000";
 
+/// The same for clients that fetch: an answer of 16 MiB must come within it, also over a link of a megabyte a second.
+const FETCH_TIMEOUT_MS: &str = "20000";
+
 /// The longest pause before a connection is tried again; by default it grows to 10 s where connections are cut repeatedly.
 const RECONNECT_MAX_MS: &str = "1000";
 
@@ -114,8 +117,11 @@ impl ClientSettings {
             .set("client.id", "card-update-worker")
             .set("socket.nagle.disable", "true")
             .set("socket.timeout.ms", SOCKET_TIMEOUT_MS)
-            .set("reconnect.backoff.max.ms", RECONNECT_MAX_MS)
             .set("log.connection.close", "false");
+        // A longest pause below the first one that is configured would be refused.
+        if !self.client.keys().any(|name| name.starts_with("reconnect.backoff")) {
+            config.set("reconnect.backoff.max.ms", RECONNECT_MAX_MS);
+        }
         for (name, value) in &self.client {
             config.set(name, value.expose_secret());
         }
@@ -165,6 +171,7 @@ impl ClientSettings {
             ("fetch.message.max.bytes", "1048576"),
             ("fetch.max.bytes", "16777216"),
             ("fetch.wait.max.ms", "50"),
+            ("socket.timeout.ms", FETCH_TIMEOUT_MS),
         ] {
             self.default_to(config, name, value);
         }

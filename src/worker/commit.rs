@@ -104,6 +104,8 @@ impl<L: Log> Loop<L> {
                     Ok(Some(self.has_committed(staged, proof)))
                 }
                 None => {
+                    // A proof that hangs would hold up the restore, which waits for stable offsets.
+                    self.until_decided(cause)?;
                     self.restart(&asked, false)?;
                     Ok(None)
                 }

@@ -83,6 +83,9 @@ pub fn memory_and_disk_stay_flat_and_each_command_has_one_answer(rig: &Rig) {
     assert_eq!(verified.code, Some(0), "the state is what the topics say: {verified:?}");
     let ends: usize = crew.iter().map(|one| one.ends.len()).sum();
     report(&samples, sent, faults, ends);
+    let wanted = 60 * minutes as usize / EVERY.as_secs() as usize;
+    assert!(samples.len() * 5 >= wanted * 4, "it was looked at {} times of {wanted}", samples.len());
+    assert_eq!(crew[0].ends.len(), 0, "the worker whose memory is measured is one process");
     assert_flat(&samples);
 }
 
@@ -189,6 +192,8 @@ impl Answers {
         let end = Instant::now() + time;
         while Instant::now() < end {
             let Some(record) = self.reader.poll(Duration::from_millis(20)) else { continue };
+            let body = record.value.as_deref().unwrap_or_default();
+            assert!(body.windows(13).any(|w| w == br#""status":"ok""#), "every command is valid and new");
             let source = record.header("source").expect("a source");
             let mut parts = source.rsplit('/');
             let (offset, partition) = (parts.next(), parts.next());

@@ -126,6 +126,8 @@ pub struct Cluster {
     pub gate: Option<Gate>,
     /// Whether markers and offsets of a decided transaction come later.
     pub lazy: bool,
+    /// The brokers' clock; it never goes back.
+    pub clock_ms: i64,
     /// Until then no broker answers.
     pub away_until: Duration,
     /// The current epoch of each transactional id.

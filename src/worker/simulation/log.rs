@@ -1,11 +1,12 @@
 //! One loop's connection to the simulated Kafka.
 
 use super::cluster::{Asked, Cluster, Failure, Topic, size_of};
+use super::commands::true_ms;
 use super::kafka::{Call, SimKafka};
 use crate::kafka::{
     Body, CommitError, Committed, Fault, GroupEvent, Input, InputOffsets, Log, LogEnds, MemoryRecord, Record,
 };
-use crate::wire::Outbox;
+use crate::wire::{OutRecord, OutTopic, Outbox};
 use crate::worker::time::simulated;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,6 +63,7 @@ impl SimLog {
         if cluster.open_of(self.producer).is_some() {
             return Err(CommitError::OutcomeUnknown("a transaction is under way".into()));
         }
+        check_times(&mut cluster, outbox)?;
         cluster.complete_all_of(self.producer.0);
         let id = cluster.produce(self.producer, outbox);
         // The ends may be asked for at any moment: the worst one is in the middle of a transaction.
@@ -128,6 +130,17 @@ impl SimLog {
         }
         CommitError::Aborted(cause)
     }
+}
+
+/// The completions topic takes no record from more than a minute ahead (`message.timestamp.after.max.ms`).
+fn check_times(cluster: &mut Cluster, outbox: &Outbox) -> Result<(), CommitError> {
+    cluster.clock_ms = cluster.clock_ms.max(true_ms());
+    let limit = cluster.clock_ms + 60_000;
+    let late = |out: OutRecord<'_>| out.topic == OutTopic::Completions && out.timestamp_ms > limit;
+    if outbox.iter().any(late) {
+        return Err(CommitError::Fatal("INVALID_TIMESTAMP: this machine's clock is ahead".into()));
+    }
+    Ok(())
 }
 
 impl Log for SimLog {

@@ -1,7 +1,7 @@
 //! The contract in a few lines, and the answers of a partition held against it in the order of the log.
 
 use super::cluster::Topic;
-use super::commands::{account_of, card_id, request_id};
+use super::commands::{account_of, card_id, garbage, request_id};
 use super::kafka::SimKafka;
 use super::said::{Answer, completion, dead_letters, fold_over};
 use crate::domain::{CardId, OnDuplicate, StoredAccount};
@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What was sent, known without decoding it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It cannot be answered.
-    Garbage,
+    /// It cannot be answered; so many bytes.
+    Garbage(usize),
     /// It names a currency that there is not.
-    Invalid { request: u64 },
+    Invalid { request: u64, card: u64 },
     /// A command: its accounts as places and numbers, its time, and its place in the commands topic where it is a replay.
     Command { request: u64, card: u64, accounts: Vec<(usize, u64)>, at_ms: i64, replay_of: Option<i64> },
 }
@@ -86,6 +86,7 @@ impl Model {
         self.next[input as usize] = offset + 1;
         self.skipped.remove(&(input as usize, offset));
         let body = answer.record.value.clone().unwrap();
+        check_content(&self.sent[input as usize][offset as usize], answer, at_ms);
         let due = self.decide(input, offset, at_ms, &body, rules);
         let given = match (answer.ok, answer.replayed) {
             (true, false) => Due::Ok,
@@ -116,7 +117,7 @@ impl Model {
     fn decide(&mut self, input: Input, offset: i64, now_ms: i64, body: &[u8], rules: &Rules) -> Due {
         let sent = self.sent[input as usize][offset as usize].clone();
         let Sent::Command { request, card, accounts, at_ms, replay_of } = sent else {
-            return if sent == Sent::Garbage { Due::Dead } else { Due::Error("invalid_currency") };
+            return if matches!(sent, Sent::Garbage(_)) { Due::Dead } else { Due::Error("invalid_currency") };
         };
         let applied_only = input == Input::Backfill && rules.backfill_completions == BackfillCompletions::Applied;
         let meaning = (card, accounts.clone());
@@ -159,7 +160,9 @@ impl Model {
             let at = (letter.input as usize, letter.offset);
             assert!(letter.offset > last[at.0], "{at:?} is a dead letter again or too late");
             last[at.0] = letter.offset;
-            assert_eq!(self.sent[at.0][at.1 as usize], Sent::Garbage, "{at:?} is a dead letter");
+            let Sent::Garbage(bytes) = self.sent[at.0][at.1 as usize] else { panic!("{at:?} is a dead letter") };
+            let expected = garbage(bytes);
+            assert_eq!((&letter.record.key, &letter.record.value), (&expected.key, &expected.value), "{at:?}");
             dead.insert(at);
         }
         // Not yet passed over for good: what was suppressed is decided anew when the committed offsets are lost.
@@ -187,6 +190,23 @@ impl Model {
         };
         let known = self.cards.iter().filter(|(_, accounts)| !accounts.is_empty());
         known.map(|(card, accounts)| (card_id(*card), accounts.iter().map(stored).collect())).collect()
+    }
+}
+
+/// What a completion says of whom and when; a replayed one is held against the first, byte for byte, elsewhere.
+fn check_content(sent: &Sent, answer: &Answer, at_ms: i64) {
+    let (Sent::Invalid { request, card } | Sent::Command { request, card, .. }) = sent else {
+        panic!("a completion for what cannot be answered");
+    };
+    let body: serde_json::Value = serde_json::from_slice(answer.record.value.as_ref().unwrap()).unwrap();
+    let (request, card) = (request_id(*request).to_string(), card_id(*card).to_string());
+    assert_eq!((body["request_id"].as_str(), body["card_id"].as_str()), (Some(&*request), Some(&*card)));
+    assert_eq!(answer.record.key.as_deref(), Some(card.as_bytes()), "the key is the input's");
+    let whole = if answer.ok { "success" } else { "error" };
+    assert_eq!(body["request_status"].as_str(), Some(whole));
+    if !answer.replayed {
+        let at = jiff::Timestamp::from_millisecond(at_ms).unwrap().strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string();
+        assert_eq!(body["dt"].as_str(), Some(&*at), "the time of the decision");
     }
 }
 

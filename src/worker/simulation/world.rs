@@ -142,7 +142,8 @@ impl World {
     /// Something new, repeated, in conflict, invalid, or garbage; or, of the backfill, what was sent live before.
     fn record(&self, partition: i32, input: Input) -> (Sent, MemoryRecord) {
         if self.chance(4) {
-            return (Sent::Garbage, garbage(1 + self.below(30) as usize));
+            let bytes = 1 + self.below(30) as usize;
+            return (Sent::Garbage(bytes), garbage(bytes));
         }
         if input == Input::Backfill && self.chance(50) {
             let models = self.models.borrow();
@@ -182,7 +183,7 @@ impl World {
             let text = String::from_utf8(record.value.unwrap()).unwrap();
             let invalid = ["USD", "EUR", "GBP"].iter().fold(text, |text, code| text.replace(code, "QQQ"));
             record.value = Some(invalid.into_bytes());
-            return (Sent::Invalid { request }, record);
+            return (Sent::Invalid { request, card }, record);
         }
         (Sent::Command { request, card, accounts, at_ms, replay_of: None }, record)
     }
@@ -258,6 +259,8 @@ impl World {
         } else if why.contains("--start-at") {
             assert!(self.offsets_lost.get(), "no offset was deleted: {why}");
             slot.start_at.set(Some(StartAt::Answered));
+        } else if why.contains("clock is ahead") {
+            assert!(slot.skew_ms.replace(0) > 0, "its clock is right: {why}");
         } else {
             assert!(
                 why.contains("the process was killed") && self.kafka.is_dead(member),
