@@ -32,6 +32,8 @@ pub enum Mutation {
     MetaBeforeBlocks,
     /// A round leaves out a dirty block.
     SkipDirtyBlock,
+    /// A full block overtakes a write that waits, of the same block when it was not full.
+    SpillPastWaiting,
     /// A write that failed is confirmed.
     ConfirmFailedWrites,
     /// A checkpoint of other topics is used.
@@ -87,7 +89,7 @@ mod switch {
     }
     impl Mutation {
         /// All of them.
-        pub const ALL: [Self; 26] = [
+        pub const ALL: [Self; 27] = [
             Self::ApplyBeforeCommit,
             Self::TakeAbortForCommit,
             Self::GuessCommitted,
@@ -102,6 +104,7 @@ mod switch {
             Self::BeginRoundUnproven,
             Self::MetaBeforeBlocks,
             Self::SkipDirtyBlock,
+            Self::SpillPastWaiting,
             Self::ConfirmFailedWrites,
             Self::IgnoreIdentity,
             Self::IgnoreLogsEnd,

@@ -156,6 +156,10 @@ impl Projection {
 
     /// Hands full blocks of requests to the writer ahead of the round, so that few are ever in memory only.
     fn spill(&mut self, writer: &Writer, lease: &Lease) {
+        // A write that waits may hold the same block, not yet full: behind the full one it would take its place on the disk.
+        if self.unsent.is_some() && !mutation::on(Mutation::SpillPastWaiting) {
+            return;
+        }
         let from = self.spill_from;
         let due = self.requests.full_blocks().find(|id| id.number.wrapping_sub(from) as i32 >= 0);
         let Some(id) = due else { return };

@@ -9,6 +9,8 @@ pub struct Sizes {
     pub grow_at_mean_bytes: u64,
     /// Blocks handed to the writer in one step, so that a batch never waits long for a round.
     pub blocks_per_step: usize,
+    /// Blocks that may wait for the writer, of at most 64 KiB each.
+    pub queue: usize,
     /// Most bytes of remembered requests whose only copy is in memory, for a partition: some 1.5 million requests. Beyond it the
     /// partition takes no more commands until the disk has followed.
     pub max_unwritten_bytes: u64,
@@ -18,6 +20,7 @@ const SIZES: Sizes = Sizes {
     requests_per_block: 1536,
     grow_at_mean_bytes: 32 * 1024,
     blocks_per_step: 8,
+    queue: 64,
     max_unwritten_bytes: 64 * 1024 * 1024,
 };
 
@@ -35,8 +38,13 @@ mod small {
     use super::{SIZES, Sizes};
     use std::cell::Cell;
 
-    const SMALL: Sizes =
-        Sizes { requests_per_block: 8, grow_at_mean_bytes: 300, blocks_per_step: 1, max_unwritten_bytes: 20_000 };
+    const SMALL: Sizes = Sizes {
+        requests_per_block: 8,
+        grow_at_mean_bytes: 300,
+        blocks_per_step: 1,
+        queue: 2,
+        max_unwritten_bytes: 20_000,
+    };
 
     thread_local! {
         static IN_USE: Cell<Sizes> = const { Cell::new(SIZES) };

@@ -4,15 +4,13 @@
 //! meta record above all; a write whose lease has ended is refused too, so that a tree never has two writers.
 
 use super::block::BlockId;
+use super::sizes::sizes;
 use super::store::Tree;
 use crate::mutation::{self, Mutation};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-
-/// Blocks that may wait: 64 of at most 64 KiB.
-const QUEUE: usize = 64;
 
 /// The right to write a partition's tree. Ends when dropped or revoked.
 #[derive(Clone, Default)]
@@ -83,7 +81,7 @@ impl Writer {
 
     /// The queue and its other end, for whoever does the writing.
     pub fn queue() -> (Self, Writing) {
-        let (queue, writes) = bounded(QUEUE);
+        let (queue, writes) = bounded(sizes().queue);
         let stats = Arc::new(WriterStats::default());
         (Self { queue, stats: stats.clone() }, Writing { writes, failed: Vec::new(), stats })
     }

@@ -212,7 +212,9 @@ impl World {
             return;
         }
         self.models.borrow_mut()[partition as usize].unpromised = true;
-        self.kafka.truncate(topic, partition, self.below(position as u64) as i64);
+        let end = self.below(position as u64) as i64;
+        tracing::info!(partition, ?topic, position, end, at = ?simulated::passed(), "a log loses its end");
+        self.kafka.truncate(topic, partition, end);
     }
 
     /// All topics are deleted and made anew, and an operator accepts it.
