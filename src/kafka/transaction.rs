@@ -230,7 +230,7 @@ impl TransactionLog {
     fn denied(&self, text: &str) -> String {
         let t = &self.settings.topics;
         format!(
-            "{text}; grant Write on {}, {} and {}, and Read on {}, {} and the group; {GRANT}",
+            "{text}; grant Write on {}, {} and {}; grant Read on {}, {} and the group; {GRANT}",
             t.completions, t.cards, t.dead_letters, t.commands, t.backfill
         )
     }
