@@ -54,8 +54,8 @@ pub fn each_of_three_brokers_killed_in_turn_loses_and_doubles_nothing(rig: &Rig)
     cluster.wait_in_sync(&drive.site);
     let (recoveries, ends) = drive.finish();
     let row = Row {
-        fault: "`kill -9` of one of three brokers (leader, coordinators), each in turn",
-        reaction: "goes on with the new leaders and coordinators",
+        fault: "`kill -9` of one of three brokers (leader, coordinators), each in turn (`worker.instance_id` set)",
+        reaction: "ends with exit code 1 where the group coordinator was away for a session; started again, it goes on with the new leaders and coordinators",
         from: "the kill",
         recoveries,
         restarts: ends.len(),
