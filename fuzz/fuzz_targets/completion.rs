@@ -47,5 +47,5 @@ fn folded(first: &FirstCompletion, timestamp: i64) {
     let now = projection.decision_time_ms(0);
     let found = projection.request(&first.request_id, now).expect("there is no disk to fail");
     assert_eq!(found, Some(first.remembered).filter(|_| i128::from(now) - i128::from(timestamp) <= 1000));
-    projection.expire(now);
+    projection.expire();
 }

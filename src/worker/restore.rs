@@ -284,7 +284,8 @@ impl Follower {
         let missed = i64::from(mutation::on(Mutation::RestoreFromNextRecord));
         let cards_from = if self.from_checkpoint { at.cards + missed } else { cards.0 };
         let mut completions_from = at.completions.max(completions.0);
-        if completions_from < completions.1 {
+        // A checkpoint's tail is read whole: it is short, and no clock decides what it lacks.
+        if !self.from_checkpoint && completions_from < completions.1 {
             let oldest_ms = around.now_ms - around.rules.window_ms - CLOCK_AHEAD_MS;
             let window = around.reader.offset_at(Changelog::Completions, self.partition, oldest_ms)?;
             completions_from = completions_from.max(window.unwrap_or(completions.1));

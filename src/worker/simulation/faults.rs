@@ -108,7 +108,7 @@ impl World {
     }
 
     fn jump(&self) {
-        let far = [1000, 70_000, 1_800_000, 90_000_000][self.below(4) as usize];
+        let far = [1000, 70_000, 1_800_000, 72_000_000][self.below(4) as usize];
         let by = self.below(2 * far) as i64 - far as i64;
         tracing::info!(by, at = ?simulated::passed(), "a clock jumps, ms");
         if self.chance(50) {
