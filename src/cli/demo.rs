@@ -76,6 +76,7 @@ fn demo(args: &DemoArgs, state: &std::path::Path) -> Result<Exit, Failure> {
     };
     let deadline = Instant::now() + PATIENCE;
     while !status.ready() && !worker.is_finished() && Instant::now() < deadline {
+        // Nobody tells when it is ready: it is looked at, up to a deadline.
         std::thread::sleep(Duration::from_millis(20));
     }
     let shown = show(args, &config, &shutdown);
@@ -124,6 +125,7 @@ fn trickle(args: &DemoArgs, upstream: &Upstream, shutdown: &AtomicBool) -> Resul
         let (key, value) = mixed(i);
         upstream.send(Some(key.as_bytes()), value.as_bytes(), &[])?;
         upstream.flush()?;
+        // The pace of the commands.
         std::thread::sleep(TRICKLE);
         i += 1;
     }

@@ -1,5 +1,7 @@
 //! What a configuration file, the environment and `--set` may say.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use super::*;
 use secrecy::ExposeSecret;
 use std::io::Write as _;

@@ -1,5 +1,7 @@
 //! The projection against a model of a few lines, over many lives of its store.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use super::*;
 use crate::domain::{Account, AccountNumber, AccountType, Currency, Dt, Fingerprint, UtcOffset};
 use proptest::prelude::*;

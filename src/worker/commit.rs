@@ -42,13 +42,10 @@ impl<L: Log> Loop<L> {
         }
         match outcome {
             Ok(proof) => Ok(Some(self.has_committed(staged, proof))),
-            Err(error) if self.mistakes(&error) == Some(true) => {
+            Err(error) if self.mistakes(&error).is_some() => {
                 self.parts.log.reset_producer().or_else(|fault| self.bear(fault))?;
-                Ok(Some(self.has_committed(staged, Committed::proven(Duration::ZERO))))
-            }
-            Err(error) if self.mistakes(&error) == Some(false) => {
-                self.parts.log.reset_producer().or_else(|fault| self.bear(fault))?;
-                Ok(None)
+                let committed = self.mistakes(&error) == Some(true);
+                Ok(committed.then(|| self.has_committed(staged, Committed::proven(Duration::ZERO))))
             }
             Err(CommitError::OutcomeUnknown(cause)) => self.resolve(staged, "unknown_outcome", &cause),
             Err(CommitError::ProducerFenced(cause)) => self.resolve(staged, "fenced", &cause),

@@ -1,5 +1,7 @@
 //! How the real loop takes each way that a transaction can fail.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use super::loop_tests::running;
 use super::main_loop::Flow;
 use super::rules::Rules;
@@ -13,15 +15,6 @@ use crate::kafka::{InputOffsets, MemoryRecord};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-const FAILURES: [Failure; 6] = [
-    Failure::Abort,
-    Failure::NotOwner,
-    Failure::UnknownCommitted,
-    Failure::UnknownOpen,
-    Failure::FencedCommitted,
-    Failure::FencedOpen,
-];
-
 const fn is_committed(failure: Failure) -> bool {
     matches!(failure, Failure::UnknownCommitted | Failure::FencedCommitted)
 }
@@ -32,7 +25,7 @@ fn live(kafka: &SimKafka, partition: i32, record: MemoryRecord) {
 
 #[test]
 fn inv_1_only_what_is_committed_reaches_the_projection() {
-    for failure in FAILURES {
+    for failure in Failure::ALL {
         let kafka = SimKafka::default();
         let mut worker = running(&kafka, rules(), &[0]);
         live(&kafka, 0, command(1, 1, &[(0, 1)]));
@@ -58,8 +51,8 @@ fn inv_1_only_what_is_committed_reaches_the_projection() {
 
 #[test]
 fn inv_5_a_request_is_applied_once_whatever_fails() {
-    for failure in FAILURES {
-        for other in FAILURES {
+    for failure in Failure::ALL {
+        for other in Failure::ALL {
             let kafka = SimKafka::default();
             let mut worker = running(&kafka, Rules { batch_max_records: 3, ..rules() }, &[0]);
             for request in [1, 2, 1, 3, 2, 1, 4, 4] {

@@ -1,5 +1,7 @@
 //! The real loop on a small Kafka: what it answers, in which transactions, and for whom.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use super::main_loop::Flow;
 use super::rules::Rules;
 use super::simulation::SimKafka;

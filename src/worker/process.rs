@@ -273,6 +273,7 @@ fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {
                 "the end took longer than worker.drain_timeout; everything committed is safe, the next start restores more".into(),
             ));
         }
+        // Threads do not tell that they end: they are looked at, up to the deadline above.
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())

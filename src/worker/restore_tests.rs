@@ -1,5 +1,7 @@
 //! The real restorer on a small Kafka: where a partition goes on, and from what.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use super::loop_tests::running;
 use super::rules::{OnTrimmed, Rules};
 use super::simulation::SimKafka;

@@ -12,7 +12,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Lets time pass.
+/// Lets time pass: a back-off, or a look at what others do, of at most 100 ms. No step relies on what happens meanwhile.
 #[cfg(not(any(test, feature = "simulation")))]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);

@@ -88,6 +88,7 @@ async fn accept(listener: TcpListener, routes: Router) {
             Ok((stream, _)) => drop(tokio::spawn(connection(stream, routes.clone(), slot))),
             Err(error) => {
                 tracing::warn!(%error, "a connection to HTTP cannot be accepted");
+                // Without a pause a lack of descriptors would be met in a busy loop.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

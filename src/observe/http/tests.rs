@@ -1,5 +1,7 @@
 //! The routes and their bounds, over real connections.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use super::*;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Plain;

@@ -64,6 +64,18 @@ pub enum Failure {
     FencedOpen,
 }
 
+impl Failure {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Abort,
+        Self::NotOwner,
+        Self::UnknownCommitted,
+        Self::UnknownOpen,
+        Self::FencedCommitted,
+        Self::FencedOpen,
+    ];
+}
+
 pub enum Entry {
     Record(Rc<MemoryRecord>, Option<usize>),
     Marker,

@@ -14,15 +14,6 @@ use std::time::Duration;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 /// How deep processes stand still inside each other's calls.
 const DEPTH: usize = 2;
-const FAILURES: [Failure; 6] = [
-    Failure::Abort,
-    Failure::NotOwner,
-    Failure::UnknownCommitted,
-    Failure::UnknownOpen,
-    Failure::FencedCommitted,
-    Failure::FencedOpen,
-];
-
 impl World {
     /// A process makes a call: it may stand still in it, be killed, or get no answer.
     pub fn gate(&self, member: usize, call: Call) -> Fate {
@@ -41,7 +32,7 @@ impl World {
             return Fate::Fail;
         }
         if call == Call::OffsetsSent {
-            let failure = self.rarely(faults.commit).then(|| FAILURES[self.below(6) as usize]);
+            let failure = self.rarely(faults.commit).then(|| Failure::ALL[self.below(6) as usize]);
             self.kafka.script([failure]);
         }
         Fate::Go
