@@ -96,7 +96,7 @@ pub struct RestorerParts<R> {
 /// Restores partitions, several at a time.
 pub struct Restorer<R: Reader> {
     parts: RestorerParts<R>,
-    waiting: Vec<(RestoreJob, Instant)>,
+    waiting: Vec<RestoreJob>,
     followers: BTreeMap<i32, Follower>,
     /// Followers of partitions that other processes have.
     warm: BTreeMap<i32, Follower>,
@@ -153,7 +153,7 @@ impl<R: Reader> Restorer<R> {
         };
         loop {
             match received {
-                Ok(job) => self.waiting.push((job, time::now())),
+                Ok(job) => self.waiting.push(job),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -162,7 +162,7 @@ impl<R: Reader> Restorer<R> {
     }
 
     fn drop_cancelled(&mut self) {
-        self.waiting.retain(|(job, _)| !job.cancel.is_cancelled());
+        self.waiting.retain(|job| !job.cancel.is_cancelled());
         let gone: Vec<i32> = self.followers.values().filter(|f| f.cancel.is_cancelled()).map(|f| f.partition).collect();
         for partition in gone {
             if let Some(follower) = self.followers.remove(&partition) {
@@ -184,10 +184,10 @@ impl<R: Reader> Restorer<R> {
         let leases = self.parts.leases.clone();
         let mut ready = Vec::new();
         let mut still = Vec::new();
-        for (job, since) in std::mem::take(&mut self.waiting) {
+        for job in std::mem::take(&mut self.waiting) {
             match leases.take(job.partition) {
                 Some(held) => ready.push((job, held)),
-                None => still.push((job, since)),
+                None => still.push(job),
             }
         }
         self.waiting = still;
@@ -272,7 +272,7 @@ impl<R: Reader> Restorer<R> {
                 if time::since(since) < MAX_FAILING {
                     self.say_waiting(job.partition, &cause);
                     self.not_before = time::now() + RETRY_AFTER;
-                    self.waiting.push((job, time::now()));
+                    self.waiting.push(job);
                     return;
                 }
                 Stop(format!(
@@ -312,7 +312,7 @@ impl<R: Reader> Restorer<R> {
         self.warm.keys().for_each(|p| self.parts.status.standby(*p));
         for partition in 0..self.parts.identity.partitions {
             let ours =
-                self.parts.leases.is_held(partition) || self.waiting.iter().any(|(job, _)| job.partition == partition);
+                self.parts.leases.is_held(partition) || self.waiting.iter().any(|job| job.partition == partition);
             if ours || self.warm.contains_key(&partition) {
                 continue;
             }
@@ -384,12 +384,12 @@ impl<R: Reader> Restorer<R> {
                 // An error is met again, and answered by memory, when the next attempt opens the tree.
                 let _ = tree.clear();
                 self.not_before = time::now() + RETRY_AFTER;
-                self.waiting.push((follower.into_job(), time::now()));
+                self.waiting.push(follower.into_job());
             }
             Failed::Retry(cause) => {
                 tracing::warn!(partition, cause, "the restore begins again");
                 self.not_before = time::now() + RETRY_AFTER;
-                self.waiting.push((follower.into_job(), time::now()));
+                self.waiting.push(follower.into_job());
             }
         }
     }

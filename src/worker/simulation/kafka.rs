@@ -192,12 +192,6 @@ impl SimKafka {
     pub fn deafen(&self, member: usize, deaf: bool) {
         self.0.borrow_mut().members[member].deaf = deaf;
     }
-    /// What was to be done at a later transaction is not done.
-    pub fn forget_moves(&self) {
-        let mut cluster = self.0.borrow_mut();
-        cluster.before_transact.clear();
-        cluster.on_reset.clear();
-    }
     /// How the next transactions end; `None` is success, as when the script is over.
     pub fn script(&self, outcomes: impl IntoIterator<Item = Option<Failure>>) {
         self.0.borrow_mut().script = outcomes.into_iter().collect();
