@@ -68,16 +68,30 @@ impl Producer {
 
     /// Sends all, waits for their acknowledgements and fills in the offsets.
     pub fn send(&mut self, mut commands: Vec<Command>) -> Vec<Command> {
-        let first = self.next;
-        for command in &commands {
-            self.enqueue(command);
-        }
-        self.inner.flush(Duration::from_secs(60)).expect("all records acknowledged");
-        let delivered = self.inner.context().0.lock().unwrap();
-        for (command, outcome) in commands.iter_mut().zip(&delivered[first..]) {
-            command.offset = outcome.clone().expect("a delivery report").expect("the record is stored");
+        let outcomes = self.deliver(&commands);
+        for (command, outcome) in commands.iter_mut().zip(outcomes) {
+            command.offset = outcome.expect("the record is stored");
         }
         commands
+    }
+
+    /// The same beside a broker that may die: one whose outcome the client does not know keeps the offset -1.
+    pub fn send_beside_faults(&mut self, mut commands: Vec<Command>) -> Vec<Command> {
+        let outcomes = self.deliver(&commands);
+        for (command, outcome) in commands.iter_mut().zip(outcomes) {
+            command.offset = outcome.unwrap_or(-1);
+        }
+        commands
+    }
+
+    fn deliver(&mut self, commands: &[Command]) -> Vec<Result<i64, String>> {
+        let first = self.next;
+        for command in commands {
+            self.enqueue(command);
+        }
+        self.inner.flush(Duration::from_secs(60)).expect("all records end in a delivery report");
+        let delivered = self.inner.context().0.lock().unwrap();
+        delivered[first..].iter().map(|outcome| outcome.clone().expect("a delivery report")).collect()
     }
 
     /// For transactions: the librdkafka producer itself.
@@ -147,6 +161,15 @@ impl Record {
         let mut found = self.headers.iter().filter(|(key, _)| key == name);
         let one = found.next().filter(|_| found.next().is_none())?;
         std::str::from_utf8(one.1.as_deref()?).ok()
+    }
+
+    /// Whether this is what was sent, whatever its offset.
+    pub fn is(&self, sent: &Command) -> bool {
+        let time = (sent.timestamp >= 0).then_some(sent.timestamp);
+        let same_time = time.is_none() || time == self.timestamp;
+        (self.partition, &self.key, &self.value) == (sent.partition, &sent.key, &sent.value)
+            && same_time
+            && self.headers == sent.headers
     }
 
     /// The value as JSON.

@@ -11,6 +11,7 @@ pub mod model;
 pub mod topics;
 pub mod worker;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -205,6 +206,7 @@ impl Drop for Site {
 pub struct Load {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<(Generator, Vec<Command>)>,
+    topic: (String, String, i32),
 }
 
 impl Load {
@@ -218,19 +220,40 @@ impl Load {
             while !seen.load(Ordering::Relaxed) {
                 let start = Instant::now();
                 let commands = (0..rate / 20 + 1).map(|_| generator.next_command()).collect();
-                sent.extend(producer.send(commands));
+                sent.extend(producer.send_beside_faults(commands));
                 std::thread::sleep(Duration::from_millis(50).saturating_sub(start.elapsed()));
             }
             (generator, sent)
         });
-        Load { stop, thread }
+        let topic = (site.bootstrap.clone(), site.topics.commands.clone(), site.partitions);
+        Load { stop, thread, topic }
     }
 
-    /// Stops sending; returns the generator, with what it remembers, and what was sent.
+    /// Stops sending; returns the generator, with what it remembers, and what is in the topic.
     pub fn stop(self) -> (Generator, Vec<Command>) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the load ran to its end")
+        let (generator, sent) = self.thread.join().expect("the load ran to its end");
+        (generator, stored(sent, &self.topic))
     }
+}
+
+/// What was sent without those that a fault kept from the topic: whether a record whose outcome the client does not know was stored,
+/// the topic says.
+fn stored(sent: Vec<Command>, (bootstrap, topic, partitions): &(String, String, i32)) -> Vec<Command> {
+    let (mut known, unknown): (Vec<_>, Vec<_>) = sent.into_iter().partition(|c| c.offset >= 0);
+    if unknown.is_empty() {
+        return known;
+    }
+    let claimed: HashSet<(i32, i64)> = known.iter().map(|c| (c.partition, c.offset)).collect();
+    let mut free = Reader::new(bootstrap, topic, *partitions).read_to_end();
+    free.retain(|r| !claimed.contains(&(r.partition, r.offset)));
+    for mut command in unknown {
+        if let Some(at) = free.iter().position(|r| r.is(&command)) {
+            command.offset = free.remove(at).offset;
+            known.push(command);
+        }
+    }
+    known
 }
 
 /// The files below a folder.
