@@ -107,7 +107,7 @@ fn accounts(i: u64) -> [StoredAccount; 2] {
         account: Account {
             kind,
             currency: Currency::parse(currency).unwrap(),
-            number: AccountNumber::parse(&kind, "ES7921000813610123456789").unwrap(),
+            number: AccountNumber::stored(b"ES7921000813610123456789").unwrap(),
         },
         request_id: RequestId::parse(&id(i + 7)).unwrap(),
         updated_at_ms: 1_700_000_000_000 + i as i64,

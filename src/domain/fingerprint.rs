@@ -68,7 +68,7 @@ impl fmt::Debug for Fingerprint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{AccountNumber, AccountType, Currency};
+    use crate::domain::{AccountNumber, AccountType, Currency, IbanReader};
 
     #[test]
     fn the_recipe_is_the_contracts() {
@@ -77,7 +77,7 @@ mod tests {
         let account = Account {
             kind,
             currency: Currency::parse("USD").unwrap(),
-            number: AccountNumber::parse(&kind, "ES7921000813610123456789").unwrap(),
+            number: AccountNumber::parse(&kind, "ES7921000813610123456789", &mut IbanReader::default()).unwrap(),
         };
         let mut bytes = card.as_bytes().to_vec();
         bytes.extend_from_slice(b"IBAN\x1fUSD\x1fES7921000813610123456789\x1e");

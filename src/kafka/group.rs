@@ -246,7 +246,13 @@ impl Log for GroupLog {
             .map_err(|e| Fault::Fatal(format!("partitions {partitions:?} cannot be given up: {e}")))
     }
 
-    fn fetch(&mut self, input: Input, most: usize, wait: Duration, into: &mut Vec<Record>) -> Result<(), Fault> {
+    fn fetch(
+        &mut self,
+        input: Input,
+        most: usize,
+        wait: Duration,
+        into: &mut Vec<(Input, Record)>,
+    ) -> Result<(), Fault> {
         let mut errors = Vec::new();
         let started = &mut self.started;
         let wait_ms = wait.as_millis() as i32;
@@ -258,7 +264,7 @@ impl Log for GroupLog {
                 errors.push(message);
             } else if message.offset() >= next[input as usize] {
                 next[input as usize] = message.offset() + 1;
-                into.push(Record::new(message));
+                into.push((input, Record::new(message)));
             }
         });
         drop(guard);
@@ -274,7 +280,7 @@ impl Log for GroupLog {
         Some([next[0].max(position[0]), next[1].max(position[1])])
     }
 
-    fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
+    fn transact(&mut self, outbox: &Arc<Outbox>, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
         let mut list = TopicPartitionList::new();
         for (partition, next) in offsets {
             for (input, offset) in [(Input::Live, next.live), (Input::Backfill, next.backfill)] {

@@ -37,6 +37,7 @@ pub use upstream::{CompletionReader, Received, Upstream};
 pub use watchdog::{Slot, Watchdog};
 
 use crate::wire::Outbox;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the group did to this member's partitions.
@@ -95,12 +96,18 @@ pub trait Log {
     /// Gives partitions up, whether they were started or not.
     fn stop(&mut self, partitions: &[i32]) -> Result<(), Fault>;
     /// Takes up to `most` records of an input, waiting up to `wait` for the first.
-    fn fetch(&mut self, input: Input, most: usize, wait: Duration, into: &mut Vec<Record>) -> Result<(), Fault>;
+    fn fetch(
+        &mut self,
+        input: Input,
+        most: usize,
+        wait: Duration,
+        into: &mut Vec<(Input, Record)>,
+    ) -> Result<(), Fault>;
     /// Up to where the inputs of a started partition were read, over whatever holds no record for this reader; to be shown only.
     fn read_to(&self, partition: i32) -> Option<[i64; 2]>;
     /// One transaction over the outbox's records and the next offsets of the inputs. It must carry offsets: without, it
     /// would not be fenced.
-    fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError>;
+    fn transact(&mut self, outbox: &Arc<Outbox>, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError>;
     /// A new producer under the same identity. When it returns, the former one's transaction is decided.
     fn reset_producer(&mut self) -> Result<(), Fault>;
     /// The stable committed offsets of partitions, read after [`Log::reset_producer`] to learn what was decided.

@@ -85,6 +85,10 @@ pub struct Identity {
 /// The session time-out of the group and the time-out of transactions.
 const SESSION_TIMEOUT_MS: &str = "10000";
 
+/// How often a member tells that it lives, and learns that the group is rebalancing: by default (3 s) a second loop waited 6 s for its
+/// partitions, two rounds of it.
+const HEARTBEAT_MS: &str = "500";
+
 /// How long a request may go unanswered before its connection is given up: the only way in which one is noticed that stays open
 /// and carries nothing any more. By default (60 s) each client in turn would wait that long.
 const SOCKET_TIMEOUT_MS: &str = "10000";
@@ -158,6 +162,7 @@ impl ClientSettings {
         if let Some(id) = &identity.group_instance_id {
             config.set("group.instance.id", id);
         }
+        self.default_to(&mut config, "heartbeat.interval.ms", HEARTBEAT_MS);
         self.fetching(&mut config);
         config
     }

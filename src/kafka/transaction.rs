@@ -121,7 +121,7 @@ impl TransactionLog {
     /// One transaction.
     pub fn transact(
         &mut self,
-        outbox: &Outbox,
+        outbox: &Arc<Outbox>,
         offsets: &TopicPartitionList,
         consumer: &Consumer<GroupContext>,
     ) -> Result<Committed, CommitError> {
@@ -145,10 +145,10 @@ impl TransactionLog {
         }
     }
 
-    fn produce(&self, producer: &Transactions<Reports>, outbox: &Outbox) -> Result<(), Step> {
+    fn produce(&self, producer: &Transactions<Reports>, outbox: &Arc<Outbox>) -> Result<(), Step> {
         let deadline = Instant::now() + QUEUE_TIMEOUT;
-        for (index, record) in outbox.iter().enumerate() {
-            while let Err(error) = producer.produce(&record, index) {
+        for index in 0..outbox.len() {
+            while let Err(error) = producer.produce(outbox, index) {
                 if error.code == Code::MessageSizeTooLarge {
                     return Err(Step::Refused(index));
                 }

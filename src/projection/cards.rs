@@ -71,27 +71,42 @@ impl Cards {
 
     /// Makes the card what a committed record says. Without accounts it is gone.
     pub fn put(&mut self, card_id: &CardId, accounts: &[StoredAccount]) {
+        let hash = hash(card_id);
         let former = if accounts.is_empty() {
-            let Some((former, shard)) = self.table.remove(hash(card_id), is_card(card_id)) else { return };
+            let Some((former, shard)) = self.table.remove(hash, is_card(card_id)) else { return };
             shard.dirty = true;
             shard.bytes -= stored_bytes(&former);
             Some(former)
         } else {
             packed::pack(card_id, accounts, &mut self.scratch);
+            self.accounts += accounts.len() as u64;
+            if self.overwrite(hash, card_id) {
+                return;
+            }
             let entry: Box<[u8]> = self.scratch.as_slice().into();
             let size = stored_bytes(&entry);
-            let (former, shard) = self.table.put(hash(card_id), entry, is_card(card_id));
+            let (former, shard) = self.table.put(hash, entry, is_card(card_id));
             shard.dirty = true;
             shard.bytes = shard.bytes + size - former.as_ref().map_or(0, stored_bytes);
             self.bytes += u64::from(size);
             self.changed_bytes += u64::from(size);
-            self.accounts += accounts.len() as u64;
             former
         };
         if let Some(former) = former {
             self.bytes -= u64::from(stored_bytes(&former));
             self.accounts -= packed::accounts(&former);
         }
+    }
+
+    /// Puts what was packed in the place of a card of the same size, without an allocation: the usual case of a replacement.
+    fn overwrite(&mut self, hash: u64, card_id: &CardId) -> bool {
+        let found = self.table.find_mut(hash, is_card(card_id));
+        let Some((entry, dirty)) = found.filter(|(entry, _)| entry.len() == self.scratch.len()) else { return false };
+        self.accounts -= packed::accounts(entry);
+        entry.copy_from_slice(&self.scratch);
+        *dirty = true;
+        self.changed_bytes += u64::from(stored_bytes(entry));
+        true
     }
 
     /// Whether the next round must double the buckets (or go on with a doubling that was cut off).

@@ -112,7 +112,9 @@ impl Projection {
         for ack in acks {
             outcome = self.acknowledged(ack).unwrap_or(outcome);
         }
-        self.spill(writer, lease);
+        for _ in 0..sizes().blocks_per_step {
+            self.spill(writer, lease);
+        }
         for _ in 0..sizes().blocks_per_step {
             let Some(write) = self.unsent.take().or_else(|| self.next_write(lease)) else { break };
             if let Err(write) = writer.try_send(write) {

@@ -66,6 +66,10 @@ impl<T> Sharded<T> {
     pub fn find(&self, hash: u64, eq: impl FnMut(&T) -> bool) -> Option<&T> {
         self.shard(hash).table.find(spread(hash), eq)
     }
+    pub fn find_mut(&mut self, hash: u64, eq: impl FnMut(&T) -> bool) -> Option<(&mut T, &mut bool)> {
+        let Shard { table, dirty, .. } = self.shard_mut(hash);
+        Some((table.find_mut(spread(hash), eq)?, dirty))
+    }
     /// All entries whose hash may be this one.
     pub fn candidates(&self, hash: u64) -> impl Iterator<Item = &T> {
         self.shard(hash).table.iter_hash(spread(hash))

@@ -160,8 +160,8 @@ impl Store for NoStore {
     }
 }
 
-/// Blocks of requests that the verified cache holds: 64 KiB each, so 8 MiB a process.
-const CACHED_BLOCKS: usize = 128;
+/// Blocks of requests that the verified cache holds: 16 KiB each, so 4 MiB a process.
+const CACHED_BLOCKS: usize = 256;
 
 type Cached = (i32, BlockId, Arc<Vec<u8>>);
 

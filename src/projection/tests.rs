@@ -206,8 +206,8 @@ fn expired_requests_cost_neither_memory_nor_blocks() {
     for _ in 0..100 {
         projection.expire();
     }
-    // A block holds 1536, of which the newest decides; the block being filled stays.
-    assert!(projection.stats().requests <= 1000 + 2 * 1536, "{}", projection.stats().requests);
+    // A block holds 384, of which the newest decides; the block being filled stays.
+    assert!(projection.stats().requests <= 1000 + 2 * 384, "{}", projection.stats().requests);
     let alive =
         |i: u64| projection.request(&RequestId::from_bytes(u128::from(i).to_le_bytes()), 10_000).unwrap().is_some();
     assert!(alive(9_000) && !alive(8_999) && !alive(0));

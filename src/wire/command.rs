@@ -3,7 +3,8 @@
 use super::fast::{self, RawCommand};
 use super::tree::{self, Node};
 use crate::domain::{
-    Account, AccountNumber, AccountType, CardId, Command, Currency, DeadReason, ErrorCode, Path, Rejection, RequestId,
+    Account, AccountNumber, AccountType, CardId, Command, Currency, DeadReason, ErrorCode, IbanReader, Path, Rejection,
+    RequestId,
 };
 
 /// What the record's key must be (`ingest.key_policy`).
@@ -64,12 +65,13 @@ pub enum Decoded<'a> {
 pub struct Decoder {
     rules: DecodeRules,
     accounts: Vec<Account>,
+    ibans: IbanReader,
 }
 
 impl Decoder {
     /// A decoder for these rules.
-    pub const fn new(rules: DecodeRules) -> Self {
-        Self { rules, accounts: Vec::new() }
+    pub fn new(rules: DecodeRules) -> Self {
+        Self { rules, ..Self::default() }
     }
 
     /// Decodes one record.
@@ -144,7 +146,8 @@ impl Decoder {
             let kind = self.rules.account_types.iter().find(|t| t.as_bytes() == raw.kind.as_bytes());
             let kind = *kind.ok_or((ErrorCode::InvalidAccountType, at("type")))?;
             let currency = Currency::parse(raw.currency).ok_or((ErrorCode::InvalidCurrency, at("currency")))?;
-            let number = AccountNumber::parse(&kind, raw.iban).ok_or((ErrorCode::InvalidIban, at("iban")))?;
+            let number =
+                AccountNumber::parse(&kind, raw.iban, &mut self.ibans).ok_or((ErrorCode::InvalidIban, at("iban")))?;
             self.accounts.push(Account { kind, currency, number });
         }
         Ok(card_id)

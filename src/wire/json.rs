@@ -3,14 +3,20 @@
 /// Appends `text` as a JSON string. Only ASCII is written by the callers; other characters pass through as UTF-8.
 pub fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    for &byte in text {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            0..=0x1f => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            _ => out.push(byte),
-        }
+    if text.iter().all(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f)) {
+        out.extend_from_slice(text);
+    } else {
+        text.iter().for_each(|byte| push_escaped(out, *byte));
     }
     out.push(b'"');
+}
+
+fn push_escaped(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        0..=0x1f => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+        _ => out.push(byte),
+    }
 }
 
 /// Appends a decimal number.

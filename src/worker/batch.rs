@@ -8,17 +8,41 @@ use crate::domain::{CardId, Remembered, RequestId, StoredAccount};
 use crate::kafka::{Committed, InputOffsets};
 use crate::projection::Projection;
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// A card that a batch changes: its accounts are a range of its partition's.
+#[derive(Debug)]
+pub(super) struct ChangedCard {
+    pub(super) card_id: CardId,
+    pub(super) accounts: Range<usize>,
+    /// The last record that changed it.
+    pub(super) input: usize,
+}
 
 /// What a partition's part of a batch changes once it is committed.
 #[derive(Debug, Default)]
 pub struct PartitionChanges {
     pub(super) partition: i32,
     pub(super) next: InputOffsets,
-    pub(super) cards: Vec<(CardId, Vec<StoredAccount>)>,
+    /// In the order in which they were first changed.
+    pub(super) cards: Vec<ChangedCard>,
+    /// Of all its cards; a card that was changed again has left its former ones behind.
+    pub(super) accounts: Vec<StoredAccount>,
     pub(super) requests: Vec<(RequestId, Remembered)>,
     /// Completions that were staged, remembered or not.
     pub(super) answers: u64,
     pub(super) decided_ms: i64,
+}
+
+impl PartitionChanges {
+    /// No changes yet of a partition that decides at `decided_ms`, in the memory of these.
+    pub(super) fn anew(mut self, partition: i32, decided_ms: i64) -> Self {
+        self.cards.clear();
+        self.accounts.clear();
+        self.requests.clear();
+        let (cards, accounts, requests) = (self.cards, self.accounts, self.requests);
+        Self { partition, decided_ms, cards, accounts, requests, ..Self::default() }
+    }
 }
 
 /// Decided and staged, not yet committed.
@@ -41,7 +65,7 @@ impl StagedBatch {
     }
     /// The cards that it changes, with their partitions.
     pub(super) fn changed_cards(&self) -> impl Iterator<Item = (i32, &CardId)> {
-        self.changes.iter().flat_map(|change| change.cards.iter().map(|(card_id, _)| (change.partition, card_id)))
+        self.changes.iter().flat_map(|change| change.cards.iter().map(|card| (change.partition, &card.card_id)))
     }
     /// Commits a partition's offsets too, though no record of the batch moved them.
     pub(super) fn commit_offsets(&mut self, partition: i32, next: InputOffsets) {
@@ -67,6 +91,10 @@ pub struct CommittedBatch {
 }
 
 impl CommittedBatch {
+    /// The changes, for their memory: what they say is done with.
+    pub(super) fn into_changes(self) -> Vec<PartitionChanges> {
+        self.staged.changes
+    }
     /// What became of its commands.
     pub const fn tally(&self) -> &Tally {
         &self.staged.tally
@@ -90,8 +118,8 @@ impl StagedBatch {
     pub(super) fn apply_to(&self, projections: &mut BTreeMap<i32, &mut Projection>) {
         for change in &self.changes {
             let Some(projection) = projections.get_mut(&change.partition) else { continue };
-            for (card_id, accounts) in &change.cards {
-                projection.put_card(card_id, accounts);
+            for card in &change.cards {
+                projection.put_card(&card.card_id, &change.accounts[card.accounts.clone()]);
             }
             for (id, remembered) in &change.requests {
                 projection.put_request(id, *remembered);

@@ -6,7 +6,8 @@ use super::partition::Partition;
 use super::{Stop, time};
 use crate::kafka::{CommitError, Committed, Fault, GroupEvent, InputOffsets, Log};
 use crate::mutation::{self, Mutation};
-use crate::wire::{Omit, OutTopic, Outbox};
+use crate::wire::{Omit, OutTopic};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long transactions may fail one after the other before the process ends.
@@ -127,7 +128,7 @@ impl<L: Log> Loop<L> {
         if mutation::on(Mutation::TrustOffsetsAlone) {
             return Some(Committed::proven(Duration::ZERO));
         }
-        let proven = self.parts.log.transact(&Outbox::default(), committed);
+        let proven = self.parts.log.transact(&Arc::default(), committed);
         proven
             .inspect_err(
                 |error| tracing::warn!(%error, "whose commit it was is not known; the partitions are restored"),

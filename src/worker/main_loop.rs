@@ -105,6 +105,7 @@ impl<L: Log> Loop<L> {
             && let Some(committed) = self.commit(staged)?
         {
             self.apply(&committed);
+            self.stager.reuse(committed);
             self.begin_rounds();
             flow = Flow::Worked;
         }
@@ -282,10 +283,9 @@ impl<L: Log> Loop<L> {
     }
 
     fn fetch(&mut self, input: Input, most: usize, wait: Duration) -> Result<(), Stop> {
-        let mut records = Vec::new();
-        let fetched = self.parts.log.fetch(input, most, wait, &mut records);
-        self.batch_bytes += records.iter().map(Record::size).sum::<usize>();
-        self.batch.extend(records.into_iter().map(|record| (input, record)));
+        let before = self.batch.len();
+        let fetched = self.parts.log.fetch(input, most, wait, &mut self.batch);
+        self.batch_bytes += self.batch[before..].iter().map(|(_, record)| record.size()).sum::<usize>();
         fetched.or_else(|fault| self.bear(fault))
     }
 

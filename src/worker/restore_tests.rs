@@ -135,11 +135,11 @@ fn a_committed_offset_beyond_the_end_is_another_log() {
     assert_eq!(restored(&kafka, None, rules()).unwrap().live, 8, "the end itself is none");
 }
 
-fn outbox() -> Outbox {
+fn outbox() -> Arc<Outbox> {
     let mut outbox = Outbox::default();
     outbox.begin(OutTopic::Completions, 0, 1, 0);
     outbox.end();
-    outbox
+    Arc::new(outbox)
 }
 
 #[test]

@@ -7,8 +7,8 @@ use super::time;
 use crate::kafka::{InputOffsets, Log};
 use crate::mutation::{self, Mutation};
 use crate::projection::{Positions, Step};
-use crate::wire::Outbox;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Kafka expires offsets of topics that a group does not subscribe to; half a day keeps the backfill's alive.
@@ -144,7 +144,7 @@ impl<L: Log> Loop<L> {
     /// Commits the offsets as they are: the group accepts them only from the partitions' owner.
     fn prove_ownership(&mut self) -> bool {
         let offsets: Vec<_> = self.partitions.iter().filter_map(|(p, s)| Some((*p, s.running()?.next))).collect();
-        match self.parts.log.transact(&Outbox::default(), &offsets) {
+        match self.parts.log.transact(&Arc::default(), &offsets) {
             Ok(_) => true,
             Err(error) => {
                 tracing::warn!(%error, "the partitions may have another owner already; no last checkpoint is made");

@@ -2,7 +2,7 @@
 //!
 //! Decisions read the batch's own staged changes first, then the projection. One card record per card and batch: the last.
 
-use super::batch::{PartitionChanges, StagedBatch};
+use super::batch::{ChangedCard, CommittedBatch, PartitionChanges, StagedBatch};
 use super::rules::{BackfillCompletions, Rules};
 use super::tally::{CommandResult, Tally};
 use crate::domain::{
@@ -27,22 +27,23 @@ const CLAMP_NOTICED_MS: i64 = 1000;
 /// A record of the batch, by where it stood.
 pub type Place = (Input, i32, i64);
 
-/// A card as the batch has changed it so far.
-struct StagedCard {
-    card_id: CardId,
-    accounts: Vec<StoredAccount>,
-    /// The last record that changed it.
-    input: usize,
-}
+/// Changes whose memory is kept for a next batch: more would add up where a process has many partitions.
+const KEPT_CHANGES: usize = 16;
 
+/// A partition's part of the batch so far.
 #[derive(Default)]
 struct PartitionStage {
     changes: PartitionChanges,
-    cards: Vec<StagedCard>,
-    card_index: HashMap<CardId, usize>,
-    requests: HashMap<RequestId, Remembered>,
     now_ms: i64,
     output_bytes: usize,
+}
+
+/// What the batch has changed so far, by where it is found: the number of its partition in the batch, and its id.
+#[derive(Default)]
+struct Staged {
+    /// Places among the partition's changed cards.
+    cards: HashMap<(usize, CardId), usize>,
+    requests: HashMap<(usize, RequestId), Remembered>,
 }
 
 /// Stages batches, reusing its memory.
@@ -50,7 +51,14 @@ pub struct Stager {
     rules: Arc<Rules>,
     decoder: Decoder,
     outbox: Outbox,
-    partitions: HashMap<i32, PartitionStage>,
+    /// The records of the batch that was staged last; its client may hold them too.
+    staged_records: Arc<Outbox>,
+    partitions: Vec<PartitionStage>,
+    /// The place of each partition in the list.
+    numbers: HashMap<i32, usize>,
+    staged: Staged,
+    /// Changes of former batches, kept for their memory.
+    kept: Vec<PartitionChanges>,
     card: Vec<StoredAccount>,
     scratch: Vec<u8>,
     tally: Tally,
@@ -78,6 +86,8 @@ impl Taken {
 #[derive(Clone, Copy)]
 struct At {
     index: usize,
+    /// The number of its partition in the batch.
+    number: usize,
     input: Input,
     now: Dt,
 }
@@ -90,7 +100,11 @@ impl Stager {
             rules,
             decoder,
             outbox: Outbox::default(),
-            partitions: HashMap::new(),
+            staged_records: Arc::default(),
+            partitions: Vec::new(),
+            numbers: HashMap::new(),
+            staged: Staged::default(),
+            kept: Vec::new(),
             card: Vec::new(),
             scratch: Vec::new(),
             tally: Tally::default(),
@@ -98,8 +112,14 @@ impl Stager {
     }
 
     /// The records to write for the batch that was staged last.
-    pub const fn outbox(&self) -> &Outbox {
-        &self.outbox
+    pub const fn outbox(&self) -> &Arc<Outbox> {
+        &self.staged_records
+    }
+
+    /// Takes a batch that is done with back, for its memory.
+    pub(super) fn reuse(&mut self, done: CommittedBatch) {
+        let room = KEPT_CHANGES.saturating_sub(self.kept.len());
+        self.kept.extend(done.into_changes().into_iter().take(room));
     }
 
     /// Stages as many of the records as fit one transaction: a partition whose output is full waits with all that follows
@@ -109,12 +129,32 @@ impl Stager {
         &mut self,
         records: &[(Input, Record)],
         projection_of: impl Fn(i32) -> Option<&'p Projection>,
-        (refused, most): (&HashMap<Place, Omit>, usize),
+        limits: (&HashMap<Place, Omit>, usize),
         now_ms: i64,
     ) -> Result<StagedBatch, (i32, StoreError)> {
+        // Memory that a client may still read is left to it.
+        self.outbox = Arc::try_unwrap(std::mem::take(&mut self.staged_records)).unwrap_or_default();
         self.outbox.clear();
         self.partitions.clear();
+        self.numbers.clear();
+        self.staged.cards.clear();
+        self.staged.requests.clear();
         self.tally = Tally::default();
+        // Taken out meanwhile: a command borrows it, and deciding needs the rest of `self`.
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let taken = self.records(&mut decoder, records, projection_of, limits, now_ms);
+        self.decoder = decoder;
+        taken.map(|taken| self.finish(taken.marks))
+    }
+
+    fn records<'p>(
+        &mut self,
+        decoder: &mut Decoder,
+        records: &[(Input, Record)],
+        projection_of: impl Fn(i32) -> Option<&'p Projection>,
+        (refused, most): (&HashMap<Place, Omit>, usize),
+        now_ms: i64,
+    ) -> Result<Taken, (i32, StoreError)> {
         let mut taken = Taken::new(records.len());
         for (index, (input, record)) in records.iter().enumerate() {
             if taken.count >= most || taken.bytes >= self.rules.batch_max_bytes {
@@ -125,39 +165,42 @@ impl Stager {
                 taken.mark(index, 0);
                 continue;
             };
-            let stage = self.partition(record.partition, projection, now_ms);
+            let number = self.number(record.partition, projection, now_ms);
+            let stage = &self.partitions[number];
             if stage.output_bytes > MAX_PARTITION_OUTPUT_BYTES {
                 continue;
             }
             let now = Dt { at_ms: stage.now_ms, offset: self.rules.utc_offset };
-            let at = At { index, input: *input, now };
+            let at = At { index, number, input: *input, now };
             let before = self.outbox.size();
             let omit = refused.get(&(*input, record.partition, record.offset)).copied();
-            self.record(record, projection, omit, at).map_err(|e| (record.partition, e))?;
-            self.advance(record, *input, before);
+            self.record(decoder, record, projection, omit, at).map_err(|e| (record.partition, e))?;
+            self.advance(record, at, before);
             taken.mark(index, record.size());
         }
-        Ok(self.finish(taken.marks))
+        Ok(taken)
     }
 
-    fn partition(&mut self, partition: i32, projection: &Projection, now_ms: i64) -> &mut PartitionStage {
-        let tally = &mut self.tally;
-        self.partitions.entry(partition).or_insert_with(|| {
+    /// The partition's number in this batch.
+    fn number(&mut self, partition: i32, projection: &Projection, now_ms: i64) -> usize {
+        let fresh = self.partitions.len();
+        let number = *self.numbers.entry(partition).or_insert(fresh);
+        if number == fresh {
             let decided_ms = projection.decision_time_ms(now_ms);
             if decided_ms - now_ms > CLAMP_NOTICED_MS {
-                tally.clamped += 1;
+                self.tally.clamped += 1;
             }
-            let changes = PartitionChanges { partition, decided_ms, ..PartitionChanges::default() };
-            PartitionStage { changes, now_ms: decided_ms, ..PartitionStage::default() }
-        })
+            let changes = self.kept.pop().unwrap_or_default().anew(partition, decided_ms);
+            self.partitions.push(PartitionStage { changes, now_ms: decided_ms, ..PartitionStage::default() });
+        }
+        number
     }
 
-    fn advance(&mut self, record: &Record, input: Input, before: usize) {
-        let bytes = self.outbox.size() - before;
-        let Some(stage) = self.partitions.get_mut(&record.partition) else { return };
-        stage.output_bytes += bytes;
+    fn advance(&mut self, record: &Record, at: At, before: usize) {
+        let stage = &mut self.partitions[at.number];
+        stage.output_bytes += self.outbox.size() - before;
         let next = Some(record.offset + i64::from(!mutation::on(Mutation::CommitLastOffset)));
-        match input {
+        match at.input {
             Input::Live => stage.changes.next.live = next,
             Input::Backfill if mutation::on(Mutation::OmitBackfillOffset) => {}
             Input::Backfill => stage.changes.next.backfill = next,
@@ -166,34 +209,25 @@ impl Stager {
 
     fn record(
         &mut self,
+        decoder: &mut Decoder,
         record: &Record,
         projection: &Projection,
         omit: Option<Omit>,
         at: At,
     ) -> Result<(), StoreError> {
-        // Taken out while it decodes: the command borrows it, and deciding needs the rest of `self`.
-        let mut decoder = std::mem::take(&mut self.decoder);
-        let decided = match decoder.decode(record.key(), record.value()) {
-            Decoded::Dead(reason) => {
-                self.bury(record, (reason, omit.unwrap_or_default()), at);
-                Ok(())
-            }
+        match decoder.decode(record.key(), record.value()) {
+            Decoded::Dead(reason) => self.bury(record, (reason, omit.unwrap_or_default()), at),
             // Answerable, but the broker does not take the answer.
-            _ if let Some(omit) = omit => {
-                self.bury(record, (DeadReason::PayloadTooLarge, omit), at);
-                Ok(())
-            }
+            _ if let Some(omit) = omit => self.bury(record, (DeadReason::PayloadTooLarge, omit), at),
             Decoded::Rejected { request_id, card_id, rejection } => {
                 let answer = Answer { request_id, card_id, dt: at.now, result: Err(rejection), replayed: false };
                 self.tally.count(at.input, CommandResult::Rejected);
                 self.tally.reject(rejection.code);
                 self.answer(record, &answer, at);
-                Ok(())
             }
-            Decoded::Command(command) => self.command(record, &command, projection, at),
-        };
-        self.decoder = decoder;
-        decided
+            Decoded::Command(command) => self.command(record, &command, projection, at)?,
+        }
+        Ok(())
     }
 
     fn command(
@@ -204,15 +238,18 @@ impl Stager {
         at: At,
     ) -> Result<(), StoreError> {
         let fingerprint = Fingerprint::of(&command.card_id, command.accounts, &mut self.scratch);
-        let Some(stage) = self.partitions.get(&record.partition) else { return Ok(()) };
-        let staged = stage.requests.get(&command.request_id);
+        let staged = self.staged.requests.get(&(at.number, command.request_id));
         let remembered = match staged.filter(|_| !mutation::on(Mutation::BatchBlindRequests)) {
             Some(staged) => Some(*staged),
             None => projection.request(&command.request_id, at.now.at_ms)?,
         };
-        let staged = stage.card_index.get(&command.card_id);
+        let staged = self.staged.cards.get(&(at.number, command.card_id));
         match staged.filter(|_| !mutation::on(Mutation::BatchBlindCards)) {
-            Some(index) => self.card.clone_from(&stage.cards[*index].accounts),
+            Some(place) => {
+                let changes = &self.partitions[at.number].changes;
+                self.card.clear();
+                self.card.extend_from_slice(&changes.accounts[changes.cards[*place].accounts.clone()]);
+            }
             None => drop(projection.card(&command.card_id, &mut self.card)),
         }
         let origin = self.origin(record, at);
@@ -228,13 +265,11 @@ impl Stager {
         match verdict {
             Verdict::Applied(answer, patched) => {
                 self.tally.count(at.input, CommandResult::Applied);
-                if let Some(stage) = self.partitions.get_mut(&record.partition) {
-                    let remembered = Remembered { fingerprint, dt: at.now };
-                    stage.requests.insert(command.request_id, remembered);
-                    stage.changes.requests.push((command.request_id, remembered));
-                    if patched == Patched::Changed {
-                        stage.put_card(&command.card_id, &self.card, at.index);
-                    }
+                let remembered = Remembered { fingerprint, dt: at.now };
+                self.staged.requests.insert((at.number, command.request_id), remembered);
+                self.partitions[at.number].changes.requests.push((command.request_id, remembered));
+                if patched == Patched::Changed {
+                    self.put_card(command.card_id, at);
                 }
                 self.answer(record, &answer, at);
             }
@@ -281,8 +316,26 @@ impl Stager {
         completion(answer, &source, record.key(), at.now.at_ms, at.index, &mut self.outbox);
         pass_through(record.headers(), &mut self.outbox);
         self.outbox.end();
-        if let Some(stage) = self.partitions.get_mut(&record.partition) {
-            stage.changes.answers += 1;
+        self.partitions[at.number].changes.answers += 1;
+    }
+
+    /// Stages the card as it was decided.
+    fn put_card(&mut self, card_id: CardId, at: At) {
+        let PartitionStage { changes, output_bytes, .. } = &mut self.partitions[at.number];
+        let fresh = changes.cards.len();
+        let place = *self.staged.cards.entry((at.number, card_id)).or_insert(fresh);
+        if place == fresh {
+            *output_bytes += ACCOUNT_BYTES * (self.card.len() + 1);
+            changes.cards.push(ChangedCard { card_id, accounts: 0..0, input: at.index });
+        }
+        let changed = &mut changes.cards[place];
+        changed.input = at.index;
+        if changed.accounts.len() == self.card.len() {
+            changes.accounts[changed.accounts.clone()].copy_from_slice(&self.card);
+        } else {
+            let start = changes.accounts.len();
+            changed.accounts = start..start + self.card.len();
+            changes.accounts.extend_from_slice(&self.card);
         }
     }
 
@@ -296,20 +349,19 @@ impl Stager {
 
     /// Adds the card records and hands the changes over.
     fn finish(&mut self, taken: Vec<bool>) -> StagedBatch {
-        let mut changes = Vec::with_capacity(self.partitions.len());
-        let mut stages: Vec<_> = self.partitions.drain().collect();
-        // The order of a hash table is another one at each run.
-        stages.sort_unstable_by_key(|(partition, _)| *partition);
-        for (partition, mut stage) in stages {
-            for card in stage.cards {
-                self.outbox.begin(OutTopic::Cards, partition, stage.now_ms, card.input);
+        let mut stages: Vec<_> = self.partitions.drain(..).collect();
+        stages.sort_unstable_by_key(|stage| stage.changes.partition);
+        for PartitionStage { changes, now_ms, .. } in &stages {
+            for card in &changes.cards {
+                self.outbox.begin(OutTopic::Cards, changes.partition, *now_ms, card.input);
                 self.outbox.key(Some(card.card_id.encode(&mut [0; 36]).as_bytes()));
-                self.outbox.value_with(|out| encode_card(&card.card_id, &card.accounts, out));
+                let accounts = &changes.accounts[card.accounts.clone()];
+                self.outbox.value_with(|out| encode_card(&card.card_id, accounts, out));
                 self.outbox.end();
-                stage.changes.cards.push((card.card_id, card.accounts));
             }
-            changes.push(stage.changes);
         }
+        self.staged_records = Arc::new(std::mem::take(&mut self.outbox));
+        let changes = stages.into_iter().map(|stage| stage.changes).collect();
         StagedBatch { changes, tally: std::mem::take(&mut self.tally), taken }
     }
 }
@@ -324,19 +376,3 @@ fn source<'s>(rules: &'s Rules, record: &Record, input: Input) -> Source<'s> {
 
 /// Bytes of an account in a card record, roughly; enough to keep a partition's output in bounds.
 const ACCOUNT_BYTES: usize = 150;
-
-impl PartitionStage {
-    fn put_card(&mut self, card_id: &CardId, accounts: &[StoredAccount], input: usize) {
-        let fresh = self.cards.len();
-        let index = *self.card_index.entry(*card_id).or_insert(fresh);
-        if index == fresh {
-            self.cards.push(StagedCard { card_id: *card_id, accounts: accounts.to_vec(), input });
-            self.output_bytes += ACCOUNT_BYTES * (accounts.len() + 1);
-        } else {
-            let card = &mut self.cards[index];
-            card.accounts.clear();
-            card.accounts.extend_from_slice(accounts);
-            card.input = input;
-        }
-    }
-}

@@ -1,12 +1,14 @@
 //! Producing and the transactional calls on the native handle.
 
 use super::c_name;
-use crate::wire::OutRecord;
+use crate::wire::{OutRecord, Outbox};
 use rdkafka::bindings as rd;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
 
 /// A failed call: what the client says of it.
 #[derive(Debug)]
@@ -46,12 +48,14 @@ unsafe fn check(error: *mut rd::rd_kafka_error_t) -> Result<(), CallError> {
 pub struct Transactions<C: ProducerContext + 'static> {
     topics: Vec<NonNull<rd::rd_kafka_topic_t>>,
     producer: BaseProducer<C>,
+    /// Records whose values the client may still read. After the producer: it outlives the client.
+    lent: RefCell<Vec<Arc<Outbox>>>,
 }
 
 impl<C: ProducerContext> Transactions<C> {
     /// Wraps a producer and opens topics; records name them by their number.
     pub fn new(producer: BaseProducer<C>, topics: &[&str]) -> Option<Self> {
-        let mut transactions = Self { topics: Vec::new(), producer };
+        let mut transactions = Self { topics: Vec::new(), producer, lent: RefCell::default() };
         for topic in topics {
             // SAFETY: a live client, a C string, default settings; destroyed in `drop`.
             let topic = unsafe { rd::rd_kafka_topic_new(transactions.rk(), c_name(topic).as_ptr(), null_mut()) };
@@ -67,8 +71,11 @@ impl<C: ProducerContext> Transactions<C> {
         self.producer.client().native_ptr()
     }
 
-    /// Queues a record; the client copies it. Delivery failures are reported with `opaque`.
-    pub fn produce(&self, record: &OutRecord<'_>, opaque: usize) -> Result<(), CallError> {
+    /// Queues a record by its index, with which delivery failures are reported. Its value is not copied: the records are kept until
+    /// the transaction has ended, or the client has.
+    pub fn produce(&self, records: &Arc<Outbox>, index: usize) -> Result<(), CallError> {
+        self.keep(records);
+        let record = &records.get(index);
         let headers = native_headers(record);
         let (key, value) = (memory(record.key), memory(record.value));
         let vus = [
@@ -77,11 +84,11 @@ impl<C: ProducerContext> Transactions<C> {
             vu(rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TIMESTAMP, |u| u.i64_ = record.timestamp_ms),
             vu(rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_KEY, |u| u.mem = key),
             vu(rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE, |u| u.mem = value),
-            vu(rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_OPAQUE, |u| u.ptr = opaque as *mut _),
-            vu(rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS, |u| u.i = rd::RD_KAFKA_MSG_F_COPY),
+            vu(rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_OPAQUE, |u| u.ptr = index as *mut _),
             vu(rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS, |u| u.headers = headers),
         ];
-        // SAFETY: each value has the type its tag says; key and value are copied before the call returns.
+        // SAFETY: each value has the type its tag says; the key is copied before the call returns. The value must stay where it is
+        // and as it is until the record was delivered or given up: `lent` holds it, and nobody writes to what is shared.
         let result = unsafe { check(rd::rd_kafka_produceva(self.rk(), vus.as_ptr(), vus.len())) };
         if result.is_err() {
             // SAFETY: the client takes the headers only when it takes the record.
@@ -111,13 +118,25 @@ impl<C: ProducerContext> Transactions<C> {
     /// The client's own call: with reports as events its flush waits on a condition for the last acknowledgement.
     pub fn commit(&self, timeout_ms: i32) -> Result<(), CallError> {
         // SAFETY: a live producer.
-        unsafe { check(rd::rd_kafka_commit_transaction(self.rk(), timeout_ms)) }
+        unsafe { check(rd::rd_kafka_commit_transaction(self.rk(), timeout_ms)) }.inspect(|()| self.ended())
     }
 
     /// Aborts. Blocks up to `timeout_ms`; reports must be drained beside it.
     pub fn abort(&self, timeout_ms: i32) -> Result<(), CallError> {
         // SAFETY: a live producer.
-        unsafe { check(rd::rd_kafka_abort_transaction(self.rk(), timeout_ms)) }
+        unsafe { check(rd::rd_kafka_abort_transaction(self.rk(), timeout_ms)) }.inspect(|()| self.ended())
+    }
+
+    fn keep(&self, records: &Arc<Outbox>) {
+        let mut lent = self.lent.borrow_mut();
+        if !lent.last().is_some_and(|last| Arc::ptr_eq(last, records)) {
+            lent.push(records.clone());
+        }
+    }
+
+    /// A commit or abort that succeeds has flushed: the client holds no record any more, and no report of one.
+    fn ended(&self) {
+        self.lent.borrow_mut().clear();
     }
 }
 

@@ -9,6 +9,7 @@ use crate::kafka::{
 use crate::wire::{OutRecord, OutTopic, Outbox};
 use crate::worker::time::simulated;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub fn record(partition: i32, offset: i64, record: &MemoryRecord) -> Record {
@@ -199,7 +200,13 @@ impl Log for SimLog {
         self.started.get(&partition).copied()
     }
 
-    fn fetch(&mut self, input: Input, most: usize, _wait: Duration, into: &mut Vec<Record>) -> Result<(), Fault> {
+    fn fetch(
+        &mut self,
+        input: Input,
+        most: usize,
+        _wait: Duration,
+        into: &mut Vec<(Input, Record)>,
+    ) -> Result<(), Fault> {
         self.pass(Call::Fetch)?;
         let cluster = self.kafka.cluster();
         let full = into.len() + most;
@@ -213,13 +220,13 @@ impl Log for SimLog {
             }
             for (offset, found) in cluster.visible(at, *next as usize, RUN.min(full - into.len())) {
                 *next = offset + 1;
-                into.push(record(*partition, offset, &found));
+                into.push((input, record(*partition, offset, &found)));
             }
         }
         Ok(())
     }
 
-    fn transact(&mut self, outbox: &Outbox, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
+    fn transact(&mut self, outbox: &Arc<Outbox>, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
         self.pass(Call::Begin).map_err(|fault| self.abort(None, fault))?;
         self.check(&mut self.kafka.cluster(), outbox, offsets);
         let hook = self.kafka.cluster().before_transact.pop_front();
