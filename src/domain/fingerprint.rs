@@ -36,8 +36,9 @@ impl Fingerprint {
     pub fn text(self) -> [u8; Self::TEXT] {
         let mut text = [0; Self::TEXT];
         text[..VERSION.len()].copy_from_slice(VERSION.as_bytes());
-        for (i, digit) in text[VERSION.len()..].iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(self.0 >> (124 - 4 * i) & 15) as usize];
+        let digit = |value: u8| b"0123456789abcdef"[usize::from(value & 15)];
+        for (pair, byte) in text[VERSION.len()..].chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte)]);
         }
         text
     }

@@ -27,7 +27,6 @@ pub struct IbanReader {
 /// A text without its spaces and in upper case, that may be an IBAN.
 struct Electronic {
     bytes: [u8; MAX_NUMBER],
-    values: [u8; MAX_NUMBER],
     /// Where letters stand; digits stand everywhere else.
     letters: u64,
     len: usize,
@@ -49,6 +48,17 @@ const VALUES: [u8; 256] = {
     values
 };
 const NO_VALUE: u8 = 255;
+
+/// The character of each value, in upper case.
+const UPPER: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ----------------------------";
+
+/// Writes the values of characters behind a number: one digit or two each.
+fn add(number: u64, characters: &[u8]) -> u64 {
+    characters.iter().fold(number, |number, byte| {
+        let value = u64::from(VALUES[*byte as usize]);
+        number * if value > 9 { 100 } else { 10 } + value
+    })
+}
 
 impl IbanReader {
     /// Calls `valid` with the normal form of an IBAN: without spaces (U+0020 only), in upper case. `None` when it is none.
@@ -90,25 +100,36 @@ impl Shape {
 
 impl Electronic {
     fn read(text: &str) -> Option<Self> {
-        let mut electronic = Self { bytes: [0; MAX_NUMBER], values: [0; MAX_NUMBER], letters: 0, len: 0 };
-        for byte in text.bytes() {
-            let value = VALUES[byte as usize];
-            if value != NO_VALUE {
-                electronic.push(byte, value)?;
-            } else if byte != b' ' {
-                return None;
-            }
-        }
-        Some(electronic)
+        Self::read_normal(text.as_bytes()).or_else(|| Self::read_any(text))
     }
 
-    fn push(&mut self, byte: u8, value: u8) -> Option<()> {
-        let at = self.len;
-        *self.bytes.get_mut(at)? = byte.to_ascii_uppercase();
-        self.values[at] = value;
-        self.letters |= u64::from(value > 9) << at;
-        self.len += 1;
-        Some(())
+    /// Reads what is in its normal form already, as most are: without a branch a character.
+    fn read_normal(text: &[u8]) -> Option<Self> {
+        let mut bytes = [b'0'; MAX_NUMBER];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        let other = |byte: u8| u8::from(byte.wrapping_sub(b'0') > 9) & u8::from(byte.wrapping_sub(b'A') > 25);
+        if bytes.iter().fold(0, |any, byte| any | other(*byte)) != 0 {
+            return None;
+        }
+        let letters = bytes.iter().rev().fold(0, |letters, byte| letters << 1 | u64::from(*byte > b'9'));
+        Some(Self { bytes, letters, len: text.len() })
+    }
+
+    fn read_any(text: &str) -> Option<Self> {
+        let (mut bytes, mut letters, mut len) = ([0; MAX_NUMBER], 0, 0);
+        for byte in text.bytes() {
+            let value = VALUES[byte as usize];
+            if value == NO_VALUE {
+                if byte == b' ' {
+                    continue;
+                }
+                return None;
+            }
+            *bytes.get_mut(len)? = UPPER[value as usize & 63];
+            letters |= u64::from(value > 9) << len;
+            len += 1;
+        }
+        Some(Self { bytes, letters, len })
     }
 
     const fn digits(&self) -> u64 {
@@ -117,13 +138,13 @@ impl Electronic {
 
     /// ISO 7064 MOD 97-10: the number that the text makes with its first four at the end leaves 1; 00 and 01 are no check digits.
     fn has_check_digits(&self) -> bool {
-        let Some((front, rest)) = self.values[..self.len].split_at_checked(4) else { return false };
-        let remainder = rest.iter().chain(front).fold(0u64, |number, value| {
-            let number = number * if *value > 9 { 100 } else { 10 } + u64::from(*value);
-            // Divided only when a further step could overflow.
-            if number < 1 << 56 { number } else { number % 97 }
-        });
-        remainder % 97 == 1 && !matches!(front[2..], [0, 0 | 1])
+        let Some((front, rest)) = self.bytes[..self.len].split_at_checked(4) else { return false };
+        // Sixteen digits, or six characters of two digits at most: nothing overflows between two divisions.
+        let digits =
+            |number: u64, part: &[u8]| part.iter().fold(number, |n, byte| n * 10 + u64::from(byte - b'0')) % 97;
+        let any = |number: u64, part: &[u8]| part.chunks(6).fold(number, |number, six| add(number, six) % 97);
+        let remainder = if self.letters >> 4 == 0 { rest.chunks(16).fold(0, digits) } else { any(0, rest) };
+        any(remainder, front) == 1 && !matches!(&front[2..], b"00" | b"01")
     }
 }
 

@@ -3,11 +3,33 @@
 use super::headers::{SOURCE, Source, names};
 use super::json::push_string;
 use super::{OutTopic, Outbox};
-use crate::domain::{Answer, Dt, Fingerprint, Remembered, RequestId};
+use crate::domain::{Answer, CardId, Dt, Fingerprint, Remembered, RequestId};
 use serde::Deserialize;
+
+/// The body of a success, by far the most frequent one, with places for the ids and the time: it is appended at once.
+const SUCCESS: &[u8; 176] = br#"{"request_id":"00000000-0000-0000-0000-000000000000","card_id":"00000000-0000-0000-0000-000000000000","status":"ok","request_status":"success","dt":"0000-00-00T00:00:00+00:00"}"#;
+const SUCCESS_REQUEST_ID: usize = 15;
+const SUCCESS_CARD_ID: usize = 64;
+const SUCCESS_DT: usize = 149;
 
 /// Appends the completion's body. A pure function of the answer: a replay is byte for byte the first one.
 pub fn encode_completion(answer: &Answer, out: &mut Vec<u8>) {
+    match (answer.card_id, answer.result) {
+        (Some(card_id), Ok(_)) => encode_success(answer, &card_id, out),
+        _ => encode_any(answer, out),
+    }
+}
+
+fn encode_success(answer: &Answer, card_id: &CardId, out: &mut Vec<u8>) {
+    let mut text = [0; 36];
+    let mut body = *SUCCESS;
+    body[SUCCESS_REQUEST_ID..][..36].copy_from_slice(answer.request_id.encode(&mut text).as_bytes());
+    body[SUCCESS_CARD_ID..][..36].copy_from_slice(card_id.encode(&mut text).as_bytes());
+    body[SUCCESS_DT..][..Dt::TEXT].copy_from_slice(&answer.dt.text());
+    out.extend_from_slice(&body);
+}
+
+fn encode_any(answer: &Answer, out: &mut Vec<u8>) {
     let mut text = [0; 36];
     out.extend_from_slice(br#"{"request_id":""#);
     out.extend_from_slice(answer.request_id.encode(&mut text).as_bytes());
@@ -101,7 +123,7 @@ pub fn decode_first_completion<'h>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CardId, ErrorCode, Path, Rejection, UtcOffset};
+    use crate::domain::{ErrorCode, Path, Rejection, UtcOffset};
 
     const ID: &str = "019ab688-bef2-72c4-6a29-d0e08be76d95";
 
@@ -119,6 +141,9 @@ mod tests {
     #[test]
     fn bodies_are_the_contracts() {
         let ok = answer(Ok(Fingerprint(7)));
+        let mut any = Vec::new();
+        encode_any(&ok, &mut any);
+        assert_eq!(text(&ok).into_bytes(), any, "both ways to write a success write the same");
         assert_eq!(
             text(&ok),
             format!(

@@ -1,9 +1,11 @@
 //! Writing JSON by hand: the few shapes this project writes need no serializer on the hot path.
 
+use super::bytes;
+
 /// Appends `text` as a JSON string. Only ASCII is written by the callers; other characters pass through as UTF-8.
 pub fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    if text.iter().all(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f)) {
+    if bytes::are_plain(text) && bytes::position(text, b'"').is_none() {
         out.extend_from_slice(text);
     } else {
         text.iter().for_each(|byte| push_escaped(out, *byte));
@@ -19,23 +21,16 @@ fn push_escaped(out: &mut Vec<u8>, byte: u8) {
     }
 }
 
+/// Appends a text that has `value` at a place of its own. A text is appended once, which costs more than its bytes do.
+pub fn push_filled<const N: usize>(out: &mut Vec<u8>, (text, at): (&[u8; N], usize), value: &[u8]) {
+    let mut filled = *text;
+    filled[at..at + value.len()].copy_from_slice(value);
+    out.extend_from_slice(&filled);
+}
+
 /// Appends a decimal number.
 pub fn push_number(out: &mut Vec<u8>, value: i64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut rest = value.unsigned_abs();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        out.push(b'-');
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! [`Outbox`] that collects a transaction's records. It must never do input or output, read a clock, or decide anything
 //! that needs state.
 
+mod bytes;
 mod card;
 mod command;
 mod completion;

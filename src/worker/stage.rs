@@ -56,6 +56,8 @@ pub struct Stager {
     partitions: Vec<PartitionStage>,
     /// The place of each partition in the list.
     numbers: HashMap<i32, usize>,
+    /// The last partition and its place.
+    last: Option<(i32, usize)>,
     staged: Staged,
     /// Changes of former batches, kept for their memory.
     kept: Vec<PartitionChanges>,
@@ -103,6 +105,7 @@ impl Stager {
             staged_records: Arc::default(),
             partitions: Vec::new(),
             numbers: HashMap::new(),
+            last: None,
             staged: Staged::default(),
             kept: Vec::new(),
             card: Vec::new(),
@@ -137,6 +140,7 @@ impl Stager {
         self.outbox.clear();
         self.partitions.clear();
         self.numbers.clear();
+        self.last = None;
         self.staged.cards.clear();
         self.staged.requests.clear();
         self.tally = Tally::default();
@@ -181,8 +185,19 @@ impl Stager {
         Ok(taken)
     }
 
-    /// The partition's number in this batch.
+    /// The partition's number in this batch. Records come in runs of one partition.
     fn number(&mut self, partition: i32, projection: &Projection, now_ms: i64) -> usize {
+        if let Some((last, number)) = self.last
+            && last == partition
+        {
+            return number;
+        }
+        let number = self.look_up_number(partition, projection, now_ms);
+        self.last = Some((partition, number));
+        number
+    }
+
+    fn look_up_number(&mut self, partition: i32, projection: &Projection, now_ms: i64) -> usize {
         let fresh = self.partitions.len();
         let number = *self.numbers.entry(partition).or_insert(fresh);
         if number == fresh {

@@ -11,6 +11,8 @@ use std::rc::Rc;
 /// librdkafka sleeps until the whole array is full when it is given time to wait, so one record is awaited, then the rest
 /// taken as it is.
 const AWAITED: usize = 1;
+/// Most messages taken at once: the array of pointers is cleared each time.
+const TAKEN: usize = 4096;
 
 /// A private queue. Batch consumption on the consumer's own queue would swallow rebalance events.
 struct Queue(NonNull<rd::rd_kafka_queue_t>);
@@ -45,6 +47,7 @@ impl<C: ConsumerContext> Client<C> {
 
     /// Takes up to `most` messages, waiting up to `wait_ms` for the first.
     fn take(&self, queue: usize, wait_ms: i32, most: usize, buffer: &mut Vec<*mut rd::rd_kafka_message_t>) {
+        let most = most.min(TAKEN);
         buffer.clear();
         buffer.resize(most, null_mut());
         let queue = self.queues[queue].0.as_ptr();
