@@ -15,6 +15,7 @@ mod json;
 mod outbox;
 mod partitioner;
 mod replayed;
+mod scan;
 mod tree;
 
 pub use card::{CardRecordError, decode_card, encode_card};
