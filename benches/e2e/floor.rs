@@ -3,8 +3,8 @@
 
 use crate::support::Site;
 use card_update_worker::kafka::{
-    ClientSettings, Ends, Figures, GroupEvent, GroupLog, Identity, Input, InputOffsets, Log, Record, TopicNames,
-    Watchdog,
+    ClientSettings, CommitError, Ends, Figures, GroupEvent, GroupLog, Identity, Input, InputOffsets, Log, Record,
+    TopicNames, Watchdog,
 };
 use card_update_worker::wire::{OutTopic, Outbox, Source};
 use std::collections::BTreeMap;
@@ -52,17 +52,22 @@ fn copy(settings: &ClientSettings, number: u32) {
     let mut log = GroupLog::join(settings, &identity, ends, slot, &Figures::default()).unwrap();
     let mut batch: Vec<(Input, Record)> = Vec::new();
     loop {
-        follow_group(&mut log);
+        follow_group(&mut log, &mut batch);
         fill(&mut log, &mut batch);
-        if !batch.is_empty() {
-            let (outbox, offsets) = outputs(&settings.topics.commands, &batch);
-            log.transact(&Arc::new(outbox), &offsets).unwrap();
-            batch.clear();
+        if batch.is_empty() {
+            continue;
+        }
+        let (outbox, offsets) = outputs(&settings.topics.commands, &batch);
+        match log.transact(&Arc::new(outbox), &offsets) {
+            Ok(_) => batch.clear(),
+            // The group is rebalancing: what is still this loop's when it has settled is copied then.
+            Err(CommitError::NotOwner(_) | CommitError::Aborted(_)) => {}
+            Err(other) => panic!("{other}"),
         }
     }
 }
 
-fn follow_group(log: &mut GroupLog) {
+fn follow_group(log: &mut GroupLog, batch: &mut Vec<(Input, Record)>) {
     for event in log.events().unwrap() {
         match event {
             GroupEvent::Assigned(partitions) if !partitions.is_empty() => {
@@ -71,7 +76,10 @@ fn follow_group(log: &mut GroupLog) {
                 }
             }
             GroupEvent::Assigned(_) => {}
-            GroupEvent::Revoked(partitions) | GroupEvent::Lost(partitions) => log.stop(&partitions).unwrap(),
+            GroupEvent::Revoked(partitions) | GroupEvent::Lost(partitions) => {
+                batch.retain(|(_, record)| !partitions.contains(&record.partition));
+                log.stop(&partitions).unwrap();
+            }
         }
     }
 }

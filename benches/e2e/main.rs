@@ -83,12 +83,15 @@ fn main() -> ExitCode {
     arguments.against.map_or(ExitCode::SUCCESS, |saved| report.hold_against(&saved))
 }
 
+/// Commands before the first that is measured.
+const WARM_UP: u64 = 1_000_000;
+
 /// A cold broker would charge the first workload for its own start.
 fn warm_up(ctx: &Ctx, arguments: &Arguments) {
     let site = Site::new(ctx, "warm", 8);
-    load::send(&site, &WORKLOADS[0], 200_000);
+    load::send(&site, &WORKLOADS[0], WARM_UP);
     let mut floor = Contestant::Floor.start(&site, arguments.threads);
-    measure::throughput(&site, &mut floor, 200_000);
+    measure::throughput(&site, &mut floor, WARM_UP);
 }
 
 /// Both contestants on the same load, each with topics of its own.

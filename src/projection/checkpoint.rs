@@ -24,6 +24,9 @@ pub struct CardBlocks {
 /// Bits of a checkpoint that is not there yet.
 pub const NO_BLOCKS: u32 = u32::MAX;
 
+/// What a removal counts for in a step.
+const REMOVAL_BYTES: usize = 16 * 1024;
+
 /// Rounds are numbered through the process: the writer knows failed ones by their number.
 static NEXT_ROUND: AtomicU64 = AtomicU64::new(NO_ROUND + 1);
 
@@ -100,9 +103,7 @@ impl Projection {
             // A restore has no round that could end.
             let _ = self.acknowledged(ack);
         }
-        for _ in 0..sizes().blocks_per_step {
-            self.spill(writer, lease);
-        }
+        self.spill(writer, lease);
     }
 
     /// Goes on with the round by a bounded number of blocks, and takes the writer's confirmations.
@@ -112,11 +113,11 @@ impl Projection {
         for ack in acks {
             outcome = self.acknowledged(ack).unwrap_or(outcome);
         }
-        for _ in 0..sizes().blocks_per_step {
-            self.spill(writer, lease);
-        }
-        for _ in 0..sizes().blocks_per_step {
+        self.spill(writer, lease);
+        let mut sent = 0;
+        while sent < sizes().bytes_per_step {
             let Some(write) = self.unsent.take().or_else(|| self.next_write(lease)) else { break };
+            sent += write.bytes.as_ref().map_or(REMOVAL_BYTES, Vec::len);
             if let Err(write) = writer.try_send(write) {
                 self.unsent = Some(*write);
                 break;
@@ -158,19 +159,25 @@ impl Projection {
 
     /// Hands full blocks of requests to the writer ahead of the round, so that few are ever in memory only.
     fn spill(&mut self, writer: &Writer, lease: &Lease) {
+        let mut sent = 0;
+        while sent < sizes().bytes_per_step {
+            let Some(bytes) = self.spill_next(writer, lease) else { return };
+            sent += bytes;
+        }
+    }
+
+    /// Hands one over; the bytes of it, or `None` when none is due or the writer's queue is full.
+    fn spill_next(&mut self, writer: &Writer, lease: &Lease) -> Option<usize> {
         // A write that waits may hold the same block, not yet full: behind the full one it would take its place on the disk.
         if self.unsent.is_some() && !mutation::on(Mutation::SpillPastWaiting) {
-            return;
+            return None;
         }
-        let from = self.spill_from;
-        let due = self.requests.full_blocks().find(|id| id.number.wrapping_sub(from) as i32 >= 0);
-        let Some(id) = due else { return };
-        let mut bytes = Vec::new();
-        if self.requests.write_block(id, &mut bytes)
-            && writer.try_send(self.write(lease, NO_ROUND, id, Some(bytes))).is_ok()
-        {
-            self.spill_from = id.number.wrapping_add(1);
-        }
+        let id = self.requests.next_full_block(self.spill_from)?;
+        let mut block = Vec::new();
+        let bytes = self.requests.write_block(id, &mut block).then_some(block.len())?;
+        writer.try_send(self.write(lease, NO_ROUND, id, Some(block))).ok()?;
+        self.spill_from = id.number.wrapping_add(1);
+        Some(bytes)
     }
 
     fn next_write(&mut self, lease: &Lease) -> Option<Write> {

@@ -243,7 +243,8 @@ impl Projection {
     }
     /// Whether a periodic round is worth its writes: at most 8 times the bytes that changed.
     pub fn round_pays(&self) -> bool {
-        self.records_since_round > 0 && self.cards.dirty_bytes() <= 8 * self.cards.changed_bytes().max(4096)
+        self.records_since_round > 0
+            && self.cards.dirty_bytes() <= 8 * self.cards.changed_bytes().max(sizes().least_change_bytes)
     }
     /// Whether a last round would write nothing that a later start would miss: a replay from the last one reads no record.
     pub const fn is_checkpointed(&self) -> bool {

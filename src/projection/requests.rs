@@ -18,6 +18,8 @@ use xxhash_rust::xxh3::xxh3_64;
 const RECORD: usize = 16 + 16 + 8 + 2;
 const NUMBER_BITS: u32 = 24;
 const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
+/// Blocks that expire in one step at most: more requests than a step can bring.
+const EXPIRED_PER_STEP: usize = 16;
 /// Tags that a shard holds on average before the next one is split.
 const TAGS_PER_SHARD: usize = 200;
 
@@ -170,7 +172,8 @@ impl Requests {
     /// Drops what has expired, a bounded step at a time; gives the blocks that may be removed from disk.
     pub fn expire(&mut self, now_ms: i64) -> Vec<BlockId> {
         let mut gone = Vec::new();
-        while gone.len() < 4 && self.blocks.front().is_some_and(|b| !self.is_alive(b.newest_ms, now_ms)) {
+        while gone.len() < EXPIRED_PER_STEP && self.blocks.front().is_some_and(|b| !self.is_alive(b.newest_ms, now_ms))
+        {
             // The block that is being filled stays, so that a number is never given twice.
             if self.blocks.len() == 1 {
                 break;
@@ -201,6 +204,15 @@ impl Requests {
         (self.written..self.blocks.len())
             .filter(|i| self.blocks[*i].records as usize == sizes().requests_per_block)
             .map(|i| self.id(self.first.wrapping_add(i as u32)))
+    }
+
+    /// The first block in memory from this number on, if it is full.
+    pub fn next_full_block(&self, from: u32) -> Option<BlockId> {
+        // Numbers wrap: one behind the first unwritten is far behind, not far ahead.
+        let ahead = from.wrapping_sub(self.first_unwritten()) as i32;
+        let index = self.written + usize::try_from(ahead).unwrap_or(0);
+        let full = self.blocks.get(index)?.records as usize == sizes().requests_per_block;
+        full.then(|| self.id(self.first.wrapping_add(index as u32)))
     }
 
     /// The sealed block of this id, if it is in memory.

@@ -7,10 +7,12 @@ pub struct Sizes {
     pub requests_per_block: usize,
     /// Half the largest block of cards (64 KiB): when the mean block outgrows it, the number of buckets doubles.
     pub grow_at_mean_bytes: u64,
-    /// Blocks handed to the writer in one step, so that a batch never waits long for a round.
-    pub blocks_per_step: usize,
+    /// Bytes handed to the writer in one step, so that a batch never waits long for a round; the block that reaches it is the last.
+    pub bytes_per_step: usize,
     /// Blocks that may wait for the writer, of at most 64 KiB each.
     pub queue: usize,
+    /// A change smaller than this counts as so much when it is asked whether a round pays.
+    pub least_change_bytes: u64,
     /// Most bytes of remembered requests whose only copy is in memory, for a partition: some 1.5 million requests. Beyond it the
     /// partition takes no more commands until the disk has followed.
     pub max_unwritten_bytes: u64,
@@ -19,8 +21,9 @@ pub struct Sizes {
 const SIZES: Sizes = Sizes {
     requests_per_block: 384,
     grow_at_mean_bytes: 32 * 1024,
-    blocks_per_step: 8,
-    queue: 64,
+    bytes_per_step: 512 * 1024,
+    queue: 128,
+    least_change_bytes: 4096,
     max_unwritten_bytes: 64 * 1024 * 1024,
 };
 
@@ -41,8 +44,9 @@ mod small {
     const SMALL: Sizes = Sizes {
         requests_per_block: 8,
         grow_at_mean_bytes: 300,
-        blocks_per_step: 1,
+        bytes_per_step: 400,
         queue: 2,
+        least_change_bytes: 64,
         max_unwritten_bytes: 20_000,
     };
 

@@ -80,6 +80,10 @@ impl<'a> Scan<'a> {
         }
         self.at += len;
         let value = digits[..len].iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+        // A general parser reads -0 as a fraction.
+        if negative && value == 0 {
+            return None;
+        }
         Some(if negative { -value } else { value })
     }
 
@@ -121,7 +125,7 @@ mod tests {
 
     fn read_by_serde(text: &[u8]) -> Option<(Vec<i64>, Vec<String>)> {
         let values: Vec<serde_json::Value> = serde_json::from_slice(text).ok()?;
-        let numbers = values.iter().filter(|v| v.is_number()).map(|v| v.as_i64().unwrap_or_default()).collect();
+        let numbers = values.iter().filter(|v| v.is_number()).map(|v| v.as_i64()).collect::<Option<_>>()?;
         Some((numbers, values.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()))
     }
 
@@ -129,9 +133,20 @@ mod tests {
     fn whole_numbers_are_read_and_others_left_to_a_general_parser() {
         let numbers = |text: &str| read(text.as_bytes()).map(|(numbers, _)| numbers);
         assert_eq!(numbers(" [ 0,7 , -1,\n999999999999999999 ] "), Some(vec![0, 7, -1, 999_999_999_999_999_999]));
-        for other in
-            ["[01]", "[- 1]", "[-]", "[1.0]", "[1e3]", "[1234567890123456789]", "[1,]", "[1", "1]", "[1] 2", "[+1]"]
-        {
+        for other in [
+            "[01]",
+            "[-0]",
+            "[- 1]",
+            "[-]",
+            "[1.0]",
+            "[1e3]",
+            "[1234567890123456789]",
+            "[1,]",
+            "[1",
+            "1]",
+            "[1] 2",
+            "[+1]",
+        ] {
             assert_eq!(numbers(other), None, "{other}");
         }
     }

@@ -46,6 +46,8 @@ pub struct Running {
     pub last_round_ms: i64,
     /// Whether the last round failed.
     pub round_failed: bool,
+    /// When it was last asked whether a round pays, milliseconds since the epoch.
+    pub pays_asked_ms: i64,
 }
 
 /// What a loop does with a partition.

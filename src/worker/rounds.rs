@@ -13,9 +13,11 @@ use std::time::Duration;
 
 /// Kafka expires offsets of topics that a group does not subscribe to; half a day keeps the backfill's alive.
 const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
-/// Not from the design, which waits for the longest tail or the interval: a round that pays is begun when the tail is this part of the longest allowed: of 8 partitions a restore then reads some
-/// million records, where it would read four.
+/// Not from the design, which waits for the longest tail or the interval: a round that pays is begun when the tail is this part of
+/// the longest allowed. Of 8 partitions a restore then reads a million records, where it would read four.
 const EARLY: u64 = 4;
+/// How often it is asked whether a round pays: the answer is a sum over all blocks of cards.
+const PAYS_ASKED_EVERY_MS: u64 = 250;
 /// A failed round is tried again after this.
 const ROUND_RETRY_MS: i64 = 10_000;
 
@@ -182,7 +184,7 @@ impl Running {
         }
     }
 
-    fn round_due(&self, rules: &Rules, now_ms: i64) -> bool {
+    fn round_due(&mut self, rules: &Rules, now_ms: i64) -> bool {
         if self.ends_requested || self.ends.is_some() || self.projection.in_round() {
             return false;
         }
@@ -192,7 +194,14 @@ impl Running {
         let elapsed = now_ms.saturating_sub(self.last_round_ms);
         let interval_ms = rules.checkpoint_interval.as_millis() as i64;
         let tail = self.projection.tail_records();
-        tail > rules.checkpoint_max_tail
-            || ((elapsed > interval_ms || tail > rules.checkpoint_max_tail / EARLY) && self.projection.round_pays())
+        if tail > rules.checkpoint_max_tail {
+            return true;
+        }
+        let wanted = elapsed > interval_ms || tail > rules.checkpoint_max_tail / EARLY;
+        if !wanted || now_ms.abs_diff(self.pays_asked_ms) < PAYS_ASKED_EVERY_MS {
+            return false;
+        }
+        self.pays_asked_ms = now_ms;
+        self.projection.round_pays()
     }
 }

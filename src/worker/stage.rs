@@ -30,6 +30,9 @@ pub type Place = (Input, i32, i64);
 /// Changes whose memory is kept for a next batch: more would add up where a process has many partitions.
 const KEPT_CHANGES: usize = 16;
 
+/// Accounts for which memory is kept with them at most.
+const KEPT_ACCOUNTS: usize = 32 * 1024;
+
 /// A partition's part of the batch so far.
 #[derive(Default)]
 struct PartitionStage {
@@ -122,7 +125,8 @@ impl Stager {
     /// Takes a batch that is done with back, for its memory.
     pub(super) fn reuse(&mut self, done: CommittedBatch) {
         let room = KEPT_CHANGES.saturating_sub(self.kept.len());
-        self.kept.extend(done.into_changes().into_iter().take(room));
+        let usual = done.into_changes().into_iter().filter(|c| c.accounts.capacity() <= KEPT_ACCOUNTS);
+        self.kept.extend(usual.take(room));
     }
 
     /// Stages as many of the records as fit one transaction: a partition whose output is full waits with all that follows
@@ -348,6 +352,10 @@ impl Stager {
         if changed.accounts.len() == self.card.len() {
             changes.accounts[changed.accounts.clone()].copy_from_slice(&self.card);
         } else {
+            if changed.accounts.end == changes.accounts.len() {
+                // The card that changed last grows where it is.
+                changes.accounts.truncate(changed.accounts.start);
+            }
             let start = changes.accounts.len();
             changed.accounts = start..start + self.card.len();
             changes.accounts.extend_from_slice(&self.card);

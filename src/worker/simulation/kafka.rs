@@ -83,6 +83,7 @@ impl SimKafka {
             producer: (identity, epoch),
             started: BTreeMap::new(),
             requested: Vec::new(),
+            lent: None,
             answers: Vec::new(),
         }
     }

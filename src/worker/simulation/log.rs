@@ -26,6 +26,8 @@ pub struct SimLog {
     pub(super) requested: Vec<(i32, Option<LogEnds>)>,
     /// What was requested before the last look.
     pub(super) answers: Vec<(i32, Option<LogEnds>)>,
+    /// Records that a real client would still read: those of a transaction whose end it does not know.
+    pub(super) lent: Option<Arc<Outbox>>,
 }
 
 /// Records of one partition that come in a run.
@@ -227,6 +229,7 @@ impl Log for SimLog {
     }
 
     fn transact(&mut self, outbox: &Arc<Outbox>, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
+        self.lent = Some(outbox.clone());
         self.pass(Call::Begin).map_err(|fault| self.abort(None, fault))?;
         self.check(&mut self.kafka.cluster(), outbox, offsets);
         let hook = self.kafka.cluster().before_transact.pop_front();
@@ -237,7 +240,10 @@ impl Log for SimLog {
         self.pass(Call::OffsetsSent).map_err(|fault| self.abort(Some(id), fault))?;
         self.end(id)?;
         match self.pass(Call::Committed) {
-            Ok(()) => Ok(Committed::proven(Duration::ZERO)),
+            Ok(()) => {
+                self.lent = None;
+                Ok(Committed::proven(Duration::ZERO))
+            }
             Err(Fault::Retry(cause)) => Err(CommitError::OutcomeUnknown(cause)),
             Err(fault) => Err(CommitError::Fatal(fault.to_string())),
         }
@@ -245,6 +251,7 @@ impl Log for SimLog {
 
     fn reset_producer(&mut self) -> Result<(), Fault> {
         self.pass(Call::Reset)?;
+        self.lent = None;
         {
             let cluster = &mut *self.kafka.cluster();
             cluster.complete_all_of(self.producer.0);
