@@ -249,8 +249,10 @@ impl<L: Log> Loop<L> {
         let rules = self.parts.rules.clone();
         let started = time::now();
         let mut wait = if self.batch.is_empty() { self.idle_wait() } else { Duration::ZERO };
-        let room = ROOM_BATCHES * rules.batch_max_records;
-        while self.batch.len() < room && self.batch_bytes < ROOM_BATCHES * rules.batch_max_bytes {
+        // Of few partitions there is less to choose from, and what waits is gone through for each batch.
+        let batches = self.partitions.len().clamp(1, ROOM_BATCHES);
+        let room = batches * rules.batch_max_records;
+        while self.batch.len() < room && self.batch_bytes < batches * rules.batch_max_bytes {
             let before = self.batch.len();
             self.fetch(Input::Live, room - before, wait)?;
             let enough = self.batch.len() == before || time::since(started) >= rules.batch_max_delay;
