@@ -111,7 +111,7 @@ section! {
     Checkpoint {
         /// After this time, if it pays.
         interval: String = "30s".into(),
-        /// When a restart would have to read more records than this.
+        /// When a restart would have to read more records than this; than a quarter of it, if it pays.
         max_tail_records: i64 = 500_000,
     }
 }

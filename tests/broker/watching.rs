@@ -241,6 +241,9 @@ pub fn the_read_api_shows_masked_accounts_and_outcomes(ctx: &Ctx) {
     let site = Site::new(ctx, "read-api", 2);
     let (spec, port) = watched(&site);
     let mut worker = spec.threads(2).text("completion.utc_offset", "+00:30").start();
+    // A partition that goes from one loop to the other is held by neither for a moment.
+    site.wait_members(2, 60);
+    wait_until("both partitions are held", 60, || code(port, "/readyz") == Some(200));
     let iban = "ES7921000813610123456789";
     let command = site.send_one(Command::update(1, EXAMPLE, EXAMPLE, &[("IBAN", "USD", iban)]));
     site.wait_processed(&mut [&mut worker], 60);
