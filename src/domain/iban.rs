@@ -2,7 +2,7 @@
 //!
 //! The library's verdict depends on the check digits and on the shape: the country, the length, and for each place whether a
 //! letter or a digit stands there, whatever stands in the others. What the library has accepted at each place is not asked
-//! about again. Measured: 2,400 instructions an IBAN with the library alone, a fifth of that with a known shape (callgrind).
+//! about again. Measured: 2,400 instructions an IBAN with the library alone, a third of that with a known shape (callgrind).
 
 use super::account::MAX_NUMBER;
 use iban::{Iban, IbanLike};
@@ -32,31 +32,11 @@ struct Electronic {
     len: usize,
 }
 
-/// The value of each character in the sum: digits as they are, letters of either case from 10.
-const VALUES: [u8; 256] = {
-    let mut values = [NO_VALUE; 256];
-    let mut value = 0;
-    while value < 10 {
-        values[b'0' as usize + value] = value as u8;
-        value += 1;
-    }
-    while value < 36 {
-        values[b'A' as usize + value - 10] = value as u8;
-        values[b'a' as usize + value - 10] = value as u8;
-        value += 1;
-    }
-    values
-};
-const NO_VALUE: u8 = 255;
-
-/// The character of each value, in upper case.
-const UPPER: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ----------------------------";
-
 /// Writes the values of characters behind a number: one digit or two each.
 fn add(number: u64, characters: &[u8]) -> u64 {
     characters.iter().fold(number, |number, byte| {
-        let value = u64::from(VALUES[*byte as usize]);
-        number * if value > 9 { 100 } else { 10 } + value
+        let letter = *byte > b'9';
+        number * if letter { 100 } else { 10 } + u64::from(byte - if letter { b'A' - 10 } else { b'0' })
     })
 }
 
@@ -116,20 +96,12 @@ impl Electronic {
     }
 
     fn read_any(text: &str) -> Option<Self> {
-        let (mut bytes, mut letters, mut len) = ([0; MAX_NUMBER], 0, 0);
-        for byte in text.bytes() {
-            let value = VALUES[byte as usize];
-            if value == NO_VALUE {
-                if byte == b' ' {
-                    continue;
-                }
-                return None;
-            }
-            *bytes.get_mut(len)? = UPPER[value as usize & 63];
-            letters |= u64::from(value > 9) << len;
+        let (mut bytes, mut len) = ([0; MAX_NUMBER], 0);
+        for byte in text.bytes().filter(|byte| *byte != b' ') {
+            *bytes.get_mut(len)? = byte.to_ascii_uppercase();
             len += 1;
         }
-        Some(Self { bytes, letters, len })
+        Self::read_normal(&bytes[..len])
     }
 
     const fn digits(&self) -> u64 {

@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
 /// Records taken at once.
-const BATCH: usize = 10_000;
+const BATCH: usize = 4096;
 
 /// The reader over real clients.
 pub struct KafkaReader {

@@ -34,10 +34,8 @@ const KEPT_CHANGES: usize = 16;
 const KEPT_ACCOUNTS: usize = 32 * 1024;
 
 /// A partition's part of the batch so far.
-#[derive(Default)]
 struct PartitionStage {
     changes: PartitionChanges,
-    now_ms: i64,
     output_bytes: usize,
 }
 
@@ -178,7 +176,7 @@ impl Stager {
             if stage.output_bytes > MAX_PARTITION_OUTPUT_BYTES {
                 continue;
             }
-            let now = Dt { at_ms: stage.now_ms, offset: self.rules.utc_offset };
+            let now = Dt { at_ms: stage.changes.decided_ms, offset: self.rules.utc_offset };
             let at = At { index, number, input: *input, now };
             let before = self.outbox.size();
             let omit = refused.get(&(*input, record.partition, record.offset)).copied();
@@ -210,7 +208,7 @@ impl Stager {
                 self.tally.clamped += 1;
             }
             let changes = self.kept.pop().unwrap_or_default().anew(partition, decided_ms);
-            self.partitions.push(PartitionStage { changes, now_ms: decided_ms, ..PartitionStage::default() });
+            self.partitions.push(PartitionStage { changes, output_bytes: 0 });
         }
         number
     }
@@ -374,9 +372,9 @@ impl Stager {
     fn finish(&mut self, taken: Vec<bool>) -> StagedBatch {
         let mut stages: Vec<_> = self.partitions.drain(..).collect();
         stages.sort_unstable_by_key(|stage| stage.changes.partition);
-        for PartitionStage { changes, now_ms, .. } in &stages {
+        for PartitionStage { changes, .. } in &stages {
             for card in &changes.cards {
-                self.outbox.begin(OutTopic::Cards, changes.partition, *now_ms, card.input);
+                self.outbox.begin(OutTopic::Cards, changes.partition, changes.decided_ms, card.input);
                 self.outbox.key(Some(card.card_id.encode(&mut [0; 36]).as_bytes()));
                 let accounts = &changes.accounts[card.accounts.clone()];
                 self.outbox.value_with(|out| encode_card(&card.card_id, accounts, out));
