@@ -35,7 +35,14 @@ const POSITIONS_EVERY: Duration = Duration::from_secs(1);
 pub struct GroupContext {
     events: Arc<Mutex<Vec<GroupEvent>>>,
     closing: Arc<AtomicBool>,
+    let_go: Arc<AtomicBool>,
     figures: ClientFigures,
+}
+
+impl GroupContext {
+    fn new(figures: ClientFigures) -> Self {
+        Self { events: Arc::default(), closing: Arc::default(), let_go: Arc::default(), figures }
+    }
 }
 
 impl ClientContext for GroupContext {
@@ -53,8 +60,11 @@ impl ClientContext for GroupContext {
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RespErr, list: &mut TopicPartitionList) {
         if self.closing.load(Ordering::Acquire) {
-            // While the client closes, its end waits for this; errors have no reader left.
-            let _ = consumer.unassign();
+            // While the client closes, its end waits for one answer, which stands for all: a further one may meet a consumer that has
+            // ended, and librdkafka 2.12.1 never replies to that. Errors have no reader left.
+            if !self.let_go.swap(true, Ordering::AcqRel) {
+                let _ = consumer.unassign();
+            }
             return;
         }
         let partitions: Vec<i32> = list.elements().iter().map(TopicPartitionListElem::partition).collect();
@@ -99,8 +109,7 @@ impl GroupLog {
         figures: &Figures,
     ) -> Result<Self, Fault> {
         let figures_of = |kind| figures.client(kind, &identity.transactional_id);
-        let context =
-            GroupContext { events: Arc::default(), closing: Arc::default(), figures: figures_of(ClientKind::Consumer) };
+        let context = GroupContext::new(figures_of(ClientKind::Consumer));
         let config = settings.consumer(identity);
         let consumer: BaseConsumer<GroupContext> =
             config.create_with_context(context.clone()).map_err(|e| fault("the consumer cannot be made", &e))?;
@@ -312,6 +321,11 @@ impl Log for GroupLog {
 
 impl Drop for GroupLog {
     fn drop(&mut self) {
+        // A loop that ends by a failure may leave an event unanswered, and the client's end would wait for its answer. Where none
+        // is due these change nothing; errors have no reader left.
+        let (consumer, none) = (self.consumer.consumer(), TopicPartitionList::new());
+        let _ = consumer.incremental_assign(&none);
+        let _ = consumer.incremental_unassign(&none);
         self.context.closing.store(true, Ordering::Release);
     }
 }
@@ -340,4 +354,92 @@ pub fn committed<C: ConsumerContext>(
         if element.topic() == topics.commands { entry.live = Some(offset) } else { entry.backfill = Some(offset) }
     }
     Ok(offsets.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MockKafka, TopicNames, Watchdog};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn cluster() -> (MockKafka, ClientSettings) {
+        let [commands, backfill, completions, cards, dead_letters] =
+            ["in", "back", "out", "cards", "dead"].map(String::from);
+        let topics = TopicNames { commands, backfill, completions, cards, dead_letters };
+        let kafka = MockKafka::start(&topics, 4).unwrap();
+        let bootstrap_servers = kafka.bootstrap_servers();
+        let (group_id, client) = ("g".to_owned(), BTreeMap::new());
+        (kafka, ClientSettings { bootstrap_servers, group_id, client, topics, batch_bytes: 1_000_000 })
+    }
+
+    fn member(settings: &ClientSettings, name: &str) -> GroupLog {
+        let identity = Identity { group_instance_id: Some(name.to_owned()), transactional_id: name.to_owned() };
+        let slot = Watchdog::default().slot(name);
+        let ends = Ends::start(settings, slot.clone()).unwrap();
+        GroupLog::join(settings, &identity, ends, slot, &Figures::default()).unwrap()
+    }
+
+    fn until(log: &mut GroupLog, wanted: impl Fn(&GroupEvent) -> bool) -> GroupEvent {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(event) = log.events().unwrap().into_iter().find(&wanted) {
+                return event;
+            }
+            assert!(Instant::now() < deadline, "no such event within {PATIENCE:?}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// A consumer does not leave its thread: it is made, used and dropped in `life`. What is returned waits for the end of that.
+    fn in_time(life: impl FnOnce() + Send + 'static) -> impl FnOnce() {
+        let (ended, end) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || {
+            life();
+            ended.send(()).unwrap();
+        });
+        move || end.recv_timeout(2 * PATIENCE).expect("it has failed, or its end hangs")
+    }
+
+    #[test]
+    fn a_consumer_that_ends_is_answered_once() {
+        let (_kafka, settings) = cluster();
+        let end = in_time(move || {
+            let context = GroupContext::new(Figures::default().client(ClientKind::Consumer, "only"));
+            context.closing.store(true, Ordering::Release);
+            let identity = Identity { group_instance_id: None, transactional_id: "only".into() };
+            let consumer: BaseConsumer<GroupContext> =
+                settings.consumer(&identity).create_with_context(context.clone()).unwrap();
+            let rebalance = || {
+                let revoked = RespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
+                context.rebalance(&consumer, revoked, &mut TopicPartitionList::new());
+            };
+            let mut owned = TopicPartitionList::new();
+            owned.add_partition(&settings.topics.commands, 0);
+            consumer.assign(&owned).unwrap();
+            rebalance();
+            assert_eq!(consumer.assignment().unwrap().count(), 0, "the client waits for it");
+            consumer.assign(&owned).unwrap();
+            rebalance();
+            assert_eq!(consumer.assignment().unwrap().count(), 1, "the client may be gone meanwhile");
+        });
+        end();
+    }
+
+    #[test]
+    fn the_end_waits_for_no_answer_that_a_failed_loop_owes() {
+        let (kafka, settings) = cluster();
+        let (joined, when_joined) = crossbeam_channel::bounded(1);
+        let end = in_time(move || {
+            let mut only = member(&settings, "only");
+            until(&mut only, |event| matches!(event, GroupEvent::Assigned(_)));
+            joined.send(()).unwrap();
+            // Whoever takes this event and fails before it gives the partitions up leaves the group without an answer.
+            until(&mut only, |event| matches!(event, GroupEvent::Lost(_)));
+            drop(only);
+        });
+        when_joined.recv().unwrap();
+        kafka.forget_member();
+        end();
+    }
 }

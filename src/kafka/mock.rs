@@ -20,6 +20,14 @@ impl MockKafka {
         }
         Ok(Self(cluster))
     }
+
+    /// A member's next heartbeat tells it that the group does not know it.
+    #[cfg(test)]
+    pub fn forget_member(&self) {
+        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+        self.0.request_errors(RDKafkaApiKey::Heartbeat, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID]);
+    }
+
     /// Where it listens.
     pub fn bootstrap_servers(&self) -> String {
         self.0.bootstrap_servers()

@@ -52,33 +52,38 @@ pub fn start_loops(
 
 fn run_loop(number: usize, seed: LoopSeed, questions: Receiver<Question>) -> Result<(), Stop> {
     let failures = seed.failures.clone();
-    let ended = drive(number, seed, questions);
-    if let Err(stop) = &ended {
-        // The main thread listens as long as the process lives.
+    // Told before anything is dropped: whatever a client does at its end, the process ends. The main thread listens as long as it lives.
+    let told = |stop: Stop| {
         let _ = failures.send(stop.clone());
-    }
-    ended
+        stop
+    };
+    let Some(the_loop) = start_loop(number, &seed, questions).map_err(told)? else { return Ok(()) };
+    drive(the_loop, &seed, told)
 }
 
-fn drive(number: usize, seed: LoopSeed, questions: Receiver<Question>) -> Result<(), Stop> {
+/// Joins the group; `None` when the end is asked for first.
+fn start_loop(number: usize, seed: &LoopSeed, questions: Receiver<Question>) -> Result<Option<Loop<GroupLog>>, Stop> {
     let slot = seed.instruments.watchdog.loop_slot(&format!("loop-{number}"));
-    let Some(log) = join(&seed, &slot)? else { return Ok(()) };
-    let parts = LoopParts {
+    let Some(log) = join(seed, &slot)? else { return Ok(None) };
+    let instruments = seed.instruments.clone();
+    Ok(Some(Loop::new(LoopParts {
         log,
-        rules: seed.rules,
-        restores: seed.jobs,
-        writer: seed.instruments.writer,
-        status: seed.instruments.status,
-        metrics: seed.instruments.metrics,
-        traces: seed.instruments.traces,
+        rules: seed.rules.clone(),
+        restores: seed.jobs.clone(),
+        writer: instruments.writer,
+        status: instruments.status,
+        metrics: instruments.metrics,
+        traces: instruments.traces,
         questions,
         clock: now_ms,
-    };
-    let mut the_loop = Loop::new(parts);
+    })))
+}
+
+fn drive(mut the_loop: Loop<GroupLog>, seed: &LoopSeed, told: impl Fn(Stop) -> Stop) -> Result<(), Stop> {
     while !seed.stop.load(Ordering::Acquire) {
-        the_loop.step()?;
+        the_loop.step().map_err(&told)?;
     }
-    the_loop.end(seed.end_timeout)
+    the_loop.end(seed.end_timeout).map_err(&told)
 }
 
 /// Joins the group, trying again while the brokers are away, within a limit; `None` when the end is asked for first.
