@@ -11,6 +11,7 @@ mod latency;
 mod load;
 mod measure;
 mod report;
+mod sample;
 #[path = "../../tests/broker/support/mod.rs"]
 #[allow(dead_code, reason = "the broker tests use all of it")]
 mod support;
@@ -18,7 +19,8 @@ mod workload;
 
 use clap::Parser;
 use measure::Contestant;
-use report::{Report, Row};
+use report::{Measured, Report, Row};
+use sample::Sample;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use support::broker::Broker;
@@ -94,19 +96,22 @@ fn warm_up(ctx: &Ctx, arguments: &Arguments) {
     measure::throughput(&site, &mut floor, WARM_UP);
 }
 
-/// Both contestants on the same load, each with topics of its own.
+/// All contestants on the same load, each with topics of its own.
 fn run(ctx: &Ctx, workload: &Workload, arguments: &Arguments) -> Row {
     let count = workload.count.unwrap_or(arguments.count);
-    let partitions = arguments.partitions.unwrap_or(workload.partitions);
-    let measured = [Contestant::Floor, Contestant::Worker].map(|contestant| {
-        let site = Site::new(ctx, workload.name, partitions);
-        load::send(&site, workload, count);
-        let mut running = contestant.start(&site, arguments.threads);
-        let throughput = measure::throughput(&site, &mut running, count);
-        let latency =
-            (arguments.rate > 0).then(|| latency::measure(&site, workload, count, arguments.rate, arguments.seconds));
-        (throughput, latency)
-    });
-    let [floor, worker] = measured;
-    Row { workload: workload.name.to_owned(), about: workload.about.to_owned(), floor, worker }
+    let (floor, _) = contest(ctx, workload, arguments, Contestant::Floor);
+    let (worker, site) = contest(ctx, workload, arguments, Contestant::Worker);
+    let (same, _) = contest(ctx, workload, arguments, Contestant::FloorOf(&Sample::take(&site, count)));
+    Row { workload: workload.name.to_owned(), about: workload.about.to_owned(), floor, same, worker }
+}
+
+fn contest(ctx: &Ctx, workload: &Workload, arguments: &Arguments, contestant: Contestant<'_>) -> (Measured, Site) {
+    let count = workload.count.unwrap_or(arguments.count);
+    let site = Site::new(ctx, workload.name, arguments.partitions.unwrap_or(workload.partitions));
+    load::send(&site, workload, count);
+    let mut running = contestant.start(&site, arguments.threads);
+    let throughput = measure::throughput(&site, &mut running, count);
+    let latency =
+        (arguments.rate > 0).then(|| latency::measure(&site, workload, count, arguments.rate, arguments.seconds));
+    ((throughput, latency), site)
 }

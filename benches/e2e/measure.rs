@@ -7,14 +7,17 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Who is measured.
 #[derive(Clone, Copy)]
-pub enum Contestant {
+pub enum Contestant<'p> {
     /// A bare copy loop.
     Floor,
+    /// The same with contents that a worker wrote, from a file.
+    FloorOf(&'p Path),
     /// The worker.
     Worker,
 }
@@ -32,11 +35,12 @@ pub struct Throughput {
     pub peak_rss_mib: f64,
 }
 
-impl Contestant {
+impl Contestant<'_> {
     /// Starts it on the site's topics.
     pub fn start(self, site: &Site, threads: u32) -> Running {
         let mut command = match self {
-            Self::Floor => floor::command(site, threads),
+            Self::Floor => floor::command(site, threads, None),
+            Self::FloorOf(sample) => floor::command(site, threads, Some(sample)),
             Self::Worker => {
                 let t = &site.topics;
                 let mut command = Command::new(program());

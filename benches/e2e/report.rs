@@ -12,18 +12,24 @@ const TOLERANCE: f64 = 1.0 + 1.0 / 6.0;
 
 pub type Measured = (Throughput, Option<Latency>);
 
-/// A workload's two contestants.
+/// A workload's contestants.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     pub workload: String,
     pub about: String,
+    /// Fixed contents.
     pub floor: Measured,
+    /// The worker's contents.
+    pub same: Measured,
     pub worker: Measured,
 }
 
 impl Row {
     fn ratio(&self) -> f64 {
         self.worker.0.cpu_s_per_million / self.floor.0.cpu_s_per_million
+    }
+    fn ratio_of_same(&self) -> f64 {
+        self.worker.0.cpu_s_per_million / self.same.0.cpu_s_per_million
     }
 }
 
@@ -58,7 +64,8 @@ impl Report {
             );
         };
         print(&row.workload, "floor", &row.floor, String::new());
-        print(&row.about, "worker", &row.worker, format!("{:.2}", row.ratio()));
+        print("", "floor, the worker's contents", &row.same, String::new());
+        print(&row.about, "worker", &row.worker, format!("{:.2}, {:.2}", row.ratio(), row.ratio_of_same()));
         self.rows.push(row);
     }
 

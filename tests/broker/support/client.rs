@@ -215,24 +215,29 @@ impl Reader {
         }
     }
 
-    /// Everything up to the end of every partition; the end is told by an event, so transaction markers do not matter.
+    /// Everything up to the end of every partition.
     pub fn read_to_end(&self) -> Vec<Record> {
         let mut records = Vec::new();
+        self.each_to_end(|record| records.push(record));
+        records.sort_by_key(|r| (r.partition, r.offset));
+        records
+    }
+
+    /// Everything up to the end of every partition; the end is told by an event, so transaction markers do not matter.
+    pub fn each_to_end(&self, mut f: impl FnMut(Record)) {
         let mut ended = vec![false; self.partitions as usize];
         let mut deadline = Instant::now() + Duration::from_secs(60);
         while ended.iter().any(|e| !e) {
             assert!(Instant::now() < deadline, "no end of {} within a minute", self.topic);
             match self.consumer.poll(Duration::from_millis(200)) {
                 None => continue,
-                Some(Ok(message)) => records.push(Record::from(&message)),
+                Some(Ok(message)) => f(Record::from(&message)),
                 Some(Err(KafkaError::PartitionEOF(partition))) => ended[partition as usize] = true,
                 Some(Err(error)) if passes(&error) => continue,
                 Some(Err(error)) => panic!("reading {}: {error}", self.topic),
             }
             deadline = Instant::now() + Duration::from_secs(60);
         }
-        records.sort_by_key(|r| (r.partition, r.offset));
-        records
     }
 }
 
