@@ -8,10 +8,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Commands at the start that are not counted.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// Commands a second that may be sent one by one, each in a request of its own: with more of them these would be what is measured.
+const SINGLY: u64 = 2000;
+/// How long an upstream collects when it sends more.
+const LINGER_MS: u32 = 10;
 /// How long the last answers may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the command's number stands in a completion: the last twelve hex digits of `{"request_id":"…`.
@@ -31,12 +36,10 @@ pub fn measure(site: &Site, workload: &Workload, first: u64, rate: u64, seconds:
     let count = (WARM_UP.as_secs() + seconds) * rate;
     let started = Instant::now();
     let due = |i: u64| Duration::from_secs_f64(i as f64 / rate as f64);
-    let mut answered: Vec<Option<Duration>> = vec![None; count as usize];
-    // Repeated commands have the numbers of the first ones: they are told apart by their order.
-    let mut open: Vec<(u64, u64)> = Vec::new();
+    let mut answers = Answers::awaited(workload, first, count);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let producer = load::producer(site, 0);
+            let producer = load::producer(site, if rate > SINGLY { LINGER_MS } else { 0 });
             for i in 0..count {
                 // The pace is the load, and waits for nothing.
                 std::thread::sleep(due(i).saturating_sub(started.elapsed()));
@@ -45,31 +48,50 @@ pub fn measure(site: &Site, workload: &Workload, first: u64, rate: u64, seconds:
             }
             producer.flush(PATIENCE).unwrap();
         });
-        let mut next = 0;
-        while answered.iter().any(Option::is_none) {
+        while answers.missing > 0 {
             assert!(started.elapsed() < due(count) + PATIENCE, "all commands are answered");
             let Some(Ok(message)) = reader.poll(Duration::from_millis(20)) else { continue };
-            let at = started.elapsed();
-            while next < count && due(next) <= at {
-                open.push((number_of(workload, first + next), next));
-                next += 1;
-            }
             let number =
                 message.payload().and_then(|p| u64::from_str_radix(std::str::from_utf8(&p[NUMBER]).ok()?, 16).ok());
-            // A copy loop answers in the order of the commands of a partition, with no id of its own.
-            let found = open.iter().position(|(n, _)| Some(*n) == number).unwrap_or(0);
-            if open.is_empty() {
-                continue;
+            if let Some(i) = answers.take(number) {
+                answers.after[i] = Some(started.elapsed().saturating_sub(due(i as u64)));
             }
-            let (_, i) = open.remove(found);
-            answered[i as usize] = Some(at.saturating_sub(due(i)));
         }
     });
+    let answered = answers.after;
     let skipped = (WARM_UP.as_secs() * rate) as usize;
     let mut ms: Vec<f64> = answered[skipped..].iter().flatten().map(|d| d.as_secs_f64() * 1000.0).collect();
     ms.sort_by(f64::total_cmp);
     let quantile = |q: f64| ms[((ms.len() - 1) as f64 * q) as usize];
     Latency { p50_ms: quantile(0.5), p99_ms: quantile(0.99), max_ms: quantile(1.0) }
+}
+
+/// What is not answered yet.
+struct Answers {
+    /// By the order of sending.
+    after: Vec<Option<Duration>>,
+    missing: usize,
+    /// Repeated commands have the numbers of the first ones: they are told apart by their order.
+    by_number: HashMap<u64, VecDeque<usize>>,
+    oldest: usize,
+}
+
+impl Answers {
+    fn awaited(workload: &Workload, first: u64, count: u64) -> Self {
+        let mut by_number = HashMap::<u64, VecDeque<usize>>::new();
+        (0..count).for_each(|i| by_number.entry(number_of(workload, first + i)).or_default().push_back(i as usize));
+        Self { after: vec![None; count as usize], missing: count as usize, by_number, oldest: 0 }
+    }
+
+    /// Which command an answer is to. A copy loop answers in the order of the commands, with no id of its own.
+    fn take(&mut self, number: Option<u64>) -> Option<usize> {
+        let named = number.and_then(|n| self.by_number.get_mut(&n)?.pop_front());
+        while self.after.get(self.oldest)?.is_some() {
+            self.oldest += 1;
+        }
+        self.missing -= 1;
+        Some(named.unwrap_or(self.oldest))
+    }
 }
 
 fn number_of(workload: &Workload, number: u64) -> u64 {
