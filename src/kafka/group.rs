@@ -23,8 +23,8 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often the client is asked for its positions.
@@ -34,6 +34,8 @@ const POSITIONS_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct GroupContext {
     events: Arc<Mutex<Vec<GroupEvent>>>,
+    /// Callbacks so far: a poll that calls none has found nothing.
+    served: Arc<AtomicU64>,
     closing: Arc<AtomicBool>,
     let_go: Arc<AtomicBool>,
     figures: ClientFigures,
@@ -41,7 +43,12 @@ pub struct GroupContext {
 
 impl GroupContext {
     fn new(figures: ClientFigures) -> Self {
-        Self { events: Arc::default(), closing: Arc::default(), let_go: Arc::default(), figures }
+        let (events, served) = (Arc::default(), Arc::default());
+        Self { events, served, closing: Arc::default(), let_go: Arc::default(), figures }
+    }
+
+    fn events(&self) -> MutexGuard<'_, Vec<GroupEvent>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,15 +57,18 @@ impl ClientContext for GroupContext {
         log_client(level, facility, message);
     }
     fn error(&self, error: KafkaError, reason: &str) {
+        self.served.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%error, reason, "Kafka client");
     }
     fn stats_raw(&self, statistics: &[u8]) {
+        self.served.fetch_add(1, Ordering::Relaxed);
         self.figures.take(statistics);
     }
 }
 
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RespErr, list: &mut TopicPartitionList) {
+        self.served.fetch_add(1, Ordering::Relaxed);
         if self.closing.load(Ordering::Acquire) {
             // While the client closes, its end waits for one answer, which stands for all: a further one may meet a consumer that has
             // ended, and librdkafka 2.12.1 never replies to that. Errors have no reader left.
@@ -76,7 +86,7 @@ impl ConsumerContext for GroupContext {
             }
             _ => GroupEvent::Revoked(partitions),
         };
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.events().push(event);
     }
 }
 
@@ -95,6 +105,8 @@ pub struct GroupLog {
     positions_at: Instant,
     /// Faults of partitions that were met together with another's, to be told one after the other.
     faults: VecDeque<Fault>,
+    /// An event was handed out that is answered when its partitions are given up.
+    owes_answer: bool,
     ends: Ends,
     slot: Slot,
 }
@@ -126,6 +138,7 @@ impl GroupLog {
             positions: BTreeMap::new(),
             positions_at: Instant::now(),
             faults: VecDeque::new(),
+            owes_answer: false,
             ends,
             slot,
         })
@@ -147,6 +160,33 @@ impl GroupLog {
             }
         }
         Ok(list)
+    }
+
+    /// Serves the client's callbacks until none is waiting.
+    fn poll(&mut self) {
+        loop {
+            let before = self.context.served.load(Ordering::Relaxed);
+            let polled = watched(&self.slot, "poll", Duration::ZERO, || self.consumer.consumer().poll(Duration::ZERO));
+            match polled {
+                Some(Err(error)) => match fault("the group", &error) {
+                    Fault::Retry(text) => tracing::debug!(text, "Kafka client"),
+                    other => self.faults.push_back(other),
+                },
+                Some(Ok(message)) => {
+                    use rdkafka::Message as _;
+                    let partition = message.partition();
+                    let cause = "a record came past the private queue".to_owned();
+                    self.faults.push_back(Fault::Restore { partition, cause });
+                }
+                None if self.context.served.load(Ordering::Relaxed) == before => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Whether partitions are going of which the loop has not been told.
+    fn gives_up_unknowingly(&self) -> bool {
+        self.context.events().iter().any(|event| !matches!(event, GroupEvent::Assigned(_)))
     }
 
     fn look_at_positions(&mut self) {
@@ -198,22 +238,9 @@ impl Log for GroupLog {
     fn events(&mut self) -> Result<Vec<GroupEvent>, Fault> {
         self.transactions.serve();
         self.look_at_positions();
+        self.poll();
         if let Some(fault) = self.faults.pop_front() {
             return Err(fault);
-        }
-        let polled = watched(&self.slot, "poll", Duration::ZERO, || self.consumer.consumer().poll(Duration::ZERO));
-        match polled {
-            Some(Err(error)) => match fault("the group", &error) {
-                Fault::Retry(text) => tracing::debug!(text, "Kafka client"),
-                other => return Err(other),
-            },
-            Some(Ok(message)) => {
-                use rdkafka::Message as _;
-                let partition = message.partition();
-                let cause = "a record came past the private queue".to_owned();
-                return Err(Fault::Restore { partition, cause });
-            }
-            None => {}
         }
         if let Some((code, reason)) = self.consumer.consumer().client().fatal_error() {
             return Err(match code {
@@ -221,15 +248,17 @@ impl Log for GroupLog {
                 _ => Fault::Fatal(format!("the consumer: {reason}")),
             });
         }
-        let events = std::mem::take(&mut *self.context.events.lock().unwrap_or_else(PoisonError::into_inner));
+        let events = std::mem::take(&mut *self.context.events());
         for event in &events {
-            if let GroupEvent::Assigned(_) = event {
-                let none = TopicPartitionList::new();
-                let answered = watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || {
-                    self.consumer.consumer().incremental_assign(&none)
-                });
-                answered.map_err(|e| Fault::Fatal(format!("an assignment cannot be answered: {e}")))?;
-            }
+            let GroupEvent::Assigned(_) = event else {
+                self.owes_answer = true;
+                continue;
+            };
+            let none = TopicPartitionList::new();
+            let answered = watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || {
+                self.consumer.consumer().incremental_assign(&none)
+            });
+            answered.map_err(|e| Fault::Fatal(format!("an assignment cannot be answered: {e}")))?;
         }
         Ok(events)
     }
@@ -252,7 +281,11 @@ impl Log for GroupLog {
         let list = self.list(&started)?;
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_unassign", REQUEST_TIMEOUT, || consumer.incremental_unassign(&list))
-            .map_err(|e| Fault::Fatal(format!("partitions {partitions:?} cannot be given up: {e}")))
+            .map_err(|e| Fault::Fatal(format!("partitions {partitions:?} cannot be given up: {e}")))?;
+        self.owes_answer = false;
+        // The client takes this for the answer to whatever it asks, also to what nobody has been told yet.
+        self.poll();
+        Ok(())
     }
 
     fn fetch(
@@ -290,6 +323,11 @@ impl Log for GroupLog {
     }
 
     fn transact(&mut self, outbox: &Arc<Outbox>, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
+        if self.gives_up_unknowingly() {
+            // Where another partition was given up meanwhile, the client has answered for these and may have joined the next
+            // generation: in its name the broker would take offsets of partitions that are another's by now.
+            return Err(CommitError::NotOwner("partitions are being revoked".into()));
+        }
         let mut list = TopicPartitionList::new();
         for (partition, next) in offsets {
             for (input, offset) in [(Input::Live, next.live), (Input::Backfill, next.backfill)] {
@@ -321,11 +359,13 @@ impl Log for GroupLog {
 
 impl Drop for GroupLog {
     fn drop(&mut self) {
-        // A loop that ends by a failure may leave an event unanswered, and the client's end would wait for its answer. Where none
-        // is due these change nothing; errors have no reader left.
-        let (consumer, none) = (self.consumer.consumer(), TopicPartitionList::new());
-        let _ = consumer.incremental_assign(&none);
-        let _ = consumer.incremental_unassign(&none);
+        // A loop that ends by a failure may leave an event unanswered, and the client's end would wait for its answer. What is still
+        // queued is answered by that end itself. Errors have no reader left.
+        if self.owes_answer || !self.context.events().is_empty() {
+            let (consumer, none) = (self.consumer.consumer(), TopicPartitionList::new());
+            let _ = consumer.incremental_assign(&none);
+            let _ = consumer.incremental_unassign(&none);
+        }
         self.context.closing.store(true, Ordering::Release);
     }
 }
@@ -422,6 +462,41 @@ mod tests {
             consumer.assign(&owned).unwrap();
             rebalance();
             assert_eq!(consumer.assignment().unwrap().count(), 1, "the client may be gone meanwhile");
+        });
+        end();
+    }
+
+    /// Two members, of which the first is asked to give partitions up, and has not been told.
+    fn revoked(settings: &ClientSettings) -> (GroupLog, GroupLog) {
+        let mut first = member(settings, "first");
+        until(&mut first, |event| *event == GroupEvent::Assigned(vec![0, 1, 2, 3]));
+        let mut second = member(settings, "second");
+        // The same assignment takes partitions from the first.
+        until(&mut second, |event| *event == GroupEvent::Assigned(Vec::new()));
+        (first, second)
+    }
+
+    #[test]
+    fn the_end_waits_for_no_answer_to_what_is_still_queued() {
+        let (_kafka, settings) = cluster();
+        in_time(move || drop(revoked(&settings)))();
+    }
+
+    #[test]
+    fn inv_8_nothing_is_committed_between_a_revocation_that_was_answered_by_the_way_and_its_being_told() {
+        let (_kafka, settings) = cluster();
+        let end = in_time(move || {
+            let (mut first, _second) = revoked(&settings);
+            let deadline = Instant::now() + PATIENCE;
+            while first.context.events().is_empty() {
+                assert!(Instant::now() < deadline, "nothing was revoked");
+                // As for a partition that is restored anew.
+                first.stop(&[]).unwrap();
+            }
+            let offsets = InputOffsets { live: Some(1), backfill: None };
+            let refused = first.transact(&Arc::default(), &[(0, offsets)]).unwrap_err();
+            assert_eq!(refused, CommitError::NotOwner("partitions are being revoked".into()));
+            assert!(matches!(first.events().unwrap()[..], [GroupEvent::Revoked(_), ..]));
         });
         end();
     }

@@ -30,6 +30,10 @@ const DEPARTED_EVERY: Duration = Duration::from_secs(30);
 /// What one loop with one broker takes: sockets and pipes of each client's connections, sled's files, HTTP.
 pub const FEWEST_FILES: u64 = 128;
 const TICK: Duration = Duration::from_millis(100);
+/// How long a failed loop may take to leave the group; a client that hangs holds nothing up for longer.
+const LEAVE: Duration = Duration::from_secs(1);
+/// How often a thread is looked at that is about to end.
+const LOOK: Duration = Duration::from_millis(5);
 /// What of the drain time-out is kept for leaving the group and closing the store.
 const CLOSE_SHARE: u32 = 4;
 
@@ -84,7 +88,7 @@ pub fn run(config: &Config, options: &ProcessOptions) -> Result<Outcome, Stop> {
     let mut process = Process::start(config, options, (&topics, store, &state), instruments, questions)?;
     let lookout = Lookout::new(config, options, client, topics.facts);
     let lookout = lookout.start(&process.instruments, &process.failed, &process.stop_loops).map_err(no_thread)?;
-    process.watch(config, options, &lookout)?;
+    process.watch(config, options, &lookout).inspect_err(|_| process.let_leave())?;
     let traces = process.instruments.traces.clone();
     process.end(config)?;
     state.mark_clean().unwrap_or_else(|error| tracing::warn!(%error, "no clean mark; the next start checks more"));
@@ -212,6 +216,15 @@ impl Process {
         Ok(())
     }
 
+    /// A loop that has failed leaves the group when it is dropped: others take over at once, not when its session is over.
+    fn let_leave(&self) {
+        let deadline = Instant::now() + LEAVE;
+        while Instant::now() < deadline && !self.loops.iter().any(JoinHandle::is_finished) {
+            // Threads do not tell that they end: they are looked at, up to the deadline.
+            std::thread::sleep(LOOK);
+        }
+    }
+
     fn tell_readiness(&self, before: &mut Option<bool>) {
         let checks = readiness(&self.instruments.status, now_ms());
         let ready = is_ready(&checks);
@@ -274,7 +287,7 @@ fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {
             ));
         }
         // Threads do not tell that they end: they are looked at, up to the deadline above.
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(LOOK);
     }
     Ok(())
 }
