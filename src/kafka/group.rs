@@ -54,6 +54,7 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.served.fetch_add(1, Ordering::Relaxed);
         log_client(level, facility, message);
     }
     fn error(&self, error: KafkaError, reason: &str) {
@@ -170,16 +171,31 @@ impl GroupLog {
             match polled {
                 Some(Err(error)) => match fault("the group", &error) {
                     Fault::Retry(text) => tracing::debug!(text, "Kafka client"),
-                    other => self.faults.push_back(other),
+                    other => self.note(other),
                 },
                 Some(Ok(message)) => {
                     use rdkafka::Message as _;
                     let partition = message.partition();
                     let cause = "a record came past the private queue".to_owned();
-                    self.faults.push_back(Fault::Restore { partition, cause });
+                    self.note(Fault::Restore { partition, cause });
                 }
                 None if self.context.served.load(Ordering::Relaxed) == before => return,
                 None => {}
+            }
+        }
+    }
+
+    fn note(&mut self, fault: Fault) {
+        if !self.faults.contains(&fault) {
+            self.faults.push_back(fault);
+        }
+    }
+
+    /// Takes what is being revoked for lost: the client may have answered it, and joined the next generation.
+    fn take_for_lost(&self) {
+        for event in self.context.events().iter_mut() {
+            if let GroupEvent::Revoked(partitions) = event {
+                *event = GroupEvent::Lost(std::mem::take(partitions));
             }
         }
     }
@@ -283,8 +299,10 @@ impl Log for GroupLog {
         watched(&self.slot, "incremental_unassign", REQUEST_TIMEOUT, || consumer.incremental_unassign(&list))
             .map_err(|e| Fault::Fatal(format!("partitions {partitions:?} cannot be given up: {e}")))?;
         self.owes_answer = false;
-        // The client takes this for the answer to whatever it asks, also to what nobody has been told yet.
+        // The client takes this for the answer to whatever it asks, also to what nobody has been told yet: the group may go on
+        // without those partitions, and what is committed for them in its next generation would overwrite the new owner's offsets.
         self.poll();
+        self.take_for_lost();
         Ok(())
     }
 
@@ -324,9 +342,7 @@ impl Log for GroupLog {
 
     fn transact(&mut self, outbox: &Arc<Outbox>, offsets: &[(i32, InputOffsets)]) -> Result<Committed, CommitError> {
         if self.gives_up_unknowingly() {
-            // Where another partition was given up meanwhile, the client has answered for these and may have joined the next
-            // generation: in its name the broker would take offsets of partitions that are another's by now.
-            return Err(CommitError::NotOwner("partitions are being revoked".into()));
+            return Err(CommitError::NotOwner("partitions are going that the loop has not been told of".into()));
         }
         let mut list = TopicPartitionList::new();
         for (partition, next) in offsets {
@@ -483,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn inv_8_nothing_is_committed_between_a_revocation_that_was_answered_by_the_way_and_its_being_told() {
+    fn inv_8_nothing_is_committed_for_partitions_whose_revocation_was_answered_by_the_way() {
         let (_kafka, settings) = cluster();
         let end = in_time(move || {
             let (mut first, _second) = revoked(&settings);
@@ -495,8 +511,12 @@ mod tests {
             }
             let offsets = InputOffsets { live: Some(1), backfill: None };
             let refused = first.transact(&Arc::default(), &[(0, offsets)]).unwrap_err();
-            assert_eq!(refused, CommitError::NotOwner("partitions are being revoked".into()));
-            assert!(matches!(first.events().unwrap()[..], [GroupEvent::Revoked(_), ..]));
+            assert_eq!(
+                refused,
+                CommitError::NotOwner("partitions are going that the loop has not been told of".into())
+            );
+            // Not as revoked: no last commit may be made for them.
+            assert!(matches!(first.events().unwrap()[..], [GroupEvent::Lost(_), ..]));
         });
         end();
     }

@@ -30,6 +30,8 @@ pub struct LoopSeed {
     pub ends: Ends,
     pub stop: Arc<AtomicBool>,
     pub failures: Sender<Stop>,
+    /// Set when a loop has failed and is about to leave the group.
+    pub leaving: Arc<AtomicBool>,
     pub end_timeout: Duration,
 }
 
@@ -53,7 +55,9 @@ pub fn start_loops(
 fn run_loop(number: usize, seed: LoopSeed, questions: Receiver<Question>) -> Result<(), Stop> {
     let failures = seed.failures.clone();
     // Told before anything is dropped: whatever a client does at its end, the process ends. The main thread listens as long as it lives.
+    let leaving = seed.leaving.clone();
     let told = |stop: Stop| {
+        leaving.store(true, Ordering::Release);
         let _ = failures.send(stop.clone());
         stop
     };

@@ -129,6 +129,7 @@ struct Process {
     failures: Receiver<Stop>,
     failed: Sender<Stop>,
     stop_loops: Arc<AtomicBool>,
+    leaving: Arc<AtomicBool>,
     restorer: JoinHandle<()>,
     jobs: Sender<RestoreJob>,
     store: Arc<dyn Store>,
@@ -171,10 +172,11 @@ impl Process {
             instruments: instruments.clone(),
             stop: Arc::default(),
             failures: failed.clone(),
+            leaving: Arc::default(),
             end_timeout: config.rules.drain_timeout - config.rules.drain_timeout / CLOSE_SHARE,
             kafka,
         };
-        let stop_loops = seed.stop.clone();
+        let (stop_loops, leaving) = (seed.stop.clone(), seed.leaving.clone());
         let loops = start_loops(config, &seed, questions, state).map_err(no_thread)?;
         let unheld_since = BTreeMap::new();
         Ok(Self {
@@ -183,6 +185,7 @@ impl Process {
             failures,
             failed,
             stop_loops,
+            leaving,
             restorer,
             jobs,
             store,
@@ -219,7 +222,8 @@ impl Process {
     /// A loop that has failed leaves the group when it is dropped: others take over at once, not when its session is over.
     fn let_leave(&self) {
         let deadline = Instant::now() + LEAVE;
-        while Instant::now() < deadline && !self.loops.iter().any(JoinHandle::is_finished) {
+        let leaves = || self.leaving.load(Ordering::Acquire) && !self.loops.iter().any(JoinHandle::is_finished);
+        while leaves() && Instant::now() < deadline {
             // Threads do not tell that they end: they are looked at, up to the deadline.
             std::thread::sleep(LOOK);
         }
