@@ -6,7 +6,7 @@
 
 use super::ends::Ends;
 use super::error::{GRANT, fault, is_denied};
-use super::raw::{Consumer, Message, generation};
+use super::raw::{Consumer, Message, membership};
 use super::settings::{REQUEST_TIMEOUT, log_client, watched};
 use super::transaction::TransactionLog;
 use super::{
@@ -22,7 +22,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -82,7 +82,7 @@ impl ConsumerContext for GroupContext {
         let event = match code {
             RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => GroupEvent::Assigned(partitions),
             // The lost flag alone does not tell: each assignment clears it. A member without a generation owns nothing.
-            _ if consumer.assignment_lost() || generation(consumer.client().native_ptr()).is_none() => {
+            _ if consumer.assignment_lost() || membership(consumer.client().native_ptr()).is_none() => {
                 GroupEvent::Lost(partitions)
             }
             _ => GroupEvent::Revoked(partitions),
@@ -106,8 +106,14 @@ pub struct GroupLog {
     positions_at: Instant,
     /// Faults of partitions that were met together with another's, to be told one after the other.
     faults: VecDeque<Fault>,
+    /// Partitions that the group has given to this member and the loop was told of.
+    held: BTreeSet<i32>,
+    /// As whom: the member id.
+    held_as: Option<String>,
     /// An event was handed out that is answered when its partitions are given up.
     owes_answer: bool,
+    /// The generation in which it was.
+    asked_in: Option<i32>,
     ends: Ends,
     slot: Slot,
 }
@@ -139,7 +145,10 @@ impl GroupLog {
             positions: BTreeMap::new(),
             positions_at: Instant::now(),
             faults: VecDeque::new(),
+            held: BTreeSet::new(),
+            held_as: None,
             owes_answer: false,
+            asked_in: None,
             ends,
             slot,
         })
@@ -205,6 +214,24 @@ impl GroupLog {
         self.context.events().iter().any(|event| !matches!(event, GroupEvent::Assigned(_)))
     }
 
+    fn generation(&self) -> Option<i32> {
+        membership(self.consumer.rk()).map(|m| m.generation)
+    }
+
+    /// The client does not tell a member that was let go while it rebalanced that all it held is lost: a static one is taken in anew
+    /// without a word, and what it commits then may overwrite another owner's offsets.
+    fn is_who_it_was(&self) -> Result<(), String> {
+        let now = membership(self.consumer.rk()).map(|m| m.member);
+        if self.held.is_empty() || now.is_none() || now == self.held_as {
+            return Ok(());
+        }
+        Err(format!(
+            "the group let this member go while it was rebalancing, and took it in anew: partitions {:?} may have had another owner \
+             since; started again the worker goes on",
+            self.held
+        ))
+    }
+
     fn look_at_positions(&mut self) {
         if self.positions_at.elapsed() < POSITIONS_EVERY {
             return;
@@ -266,10 +293,16 @@ impl Log for GroupLog {
         }
         let events = std::mem::take(&mut *self.context.events());
         for event in &events {
+            let (GroupEvent::Assigned(partitions) | GroupEvent::Revoked(partitions) | GroupEvent::Lost(partitions)) =
+                event;
             let GroupEvent::Assigned(_) = event else {
-                self.owes_answer = true;
+                self.held.retain(|p| !partitions.contains(p));
+                (self.owes_answer, self.asked_in) = (true, self.generation());
                 continue;
             };
+            self.is_who_it_was().map_err(Fault::Fatal)?;
+            self.held.extend(partitions);
+            self.held_as = membership(self.consumer.rk()).map(|m| m.member);
             let none = TopicPartitionList::new();
             let answered = watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || {
                 self.consumer.consumer().incremental_assign(&none)
@@ -344,6 +377,12 @@ impl Log for GroupLog {
         if self.gives_up_unknowingly() {
             return Err(CommitError::NotOwner("partitions are going that the loop has not been told of".into()));
         }
+        if self.owes_answer && self.generation() != self.asked_in {
+            return Err(CommitError::NotOwner(
+                "the group has gone on without waiting for what is being given up".into(),
+            ));
+        }
+        self.is_who_it_was().map_err(CommitError::Fatal)?;
         let mut list = TopicPartitionList::new();
         for (partition, next) in offsets {
             for (input, offset) in [(Input::Live, next.live), (Input::Backfill, next.backfill)] {
@@ -518,6 +557,39 @@ mod tests {
             // Not as revoked: no last commit may be made for them.
             assert!(matches!(first.events().unwrap()[..], [GroupEvent::Lost(_), ..]));
         });
+        end();
+    }
+
+    #[test]
+    fn inv_8_a_member_that_was_let_go_while_it_rebalanced_ends() {
+        let (kafka, settings) = cluster();
+        let (asked, when_asked) = crossbeam_channel::bounded(1);
+        let (forgotten, when_forgotten) = crossbeam_channel::bounded(1);
+        let end = in_time(move || {
+            let (mut first, second) = revoked(&settings);
+            drop(second);
+            let going = until(&mut first, |event| matches!(event, GroupEvent::Revoked(_)));
+            let GroupEvent::Revoked(going) = going else { unreachable!() };
+            asked.send(()).unwrap();
+            when_forgotten.recv().unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while membership(first.consumer.rk()).is_some() {
+                assert!(Instant::now() < deadline, "the member is not forgotten");
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            first.stop(&going).unwrap();
+            let refused = loop {
+                assert!(Instant::now() < deadline, "it goes on");
+                if let Err(refused) = first.events() {
+                    break refused;
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            };
+            assert!(matches!(&refused, Fault::Fatal(text) if text.contains("took it in anew")), "{refused}");
+        });
+        when_asked.recv().unwrap();
+        kafka.forget_member();
+        forgotten.send(()).unwrap();
         end();
     }
 

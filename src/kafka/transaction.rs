@@ -5,7 +5,7 @@
 
 use super::error::{GRANT, fault, is_denied, is_fencing, is_group_error};
 use super::group::GroupContext;
-use super::raw::{CallError, Consumer, Transactions, generation};
+use super::raw::{CallError, Consumer, Transactions, membership};
 use super::settings::{log_client, watched};
 use super::{ClientFigures, ClientSettings, CommitError, Committed, Fault, Identity, Slot};
 use crate::wire::{OutTopic, Outbox};
@@ -167,7 +167,7 @@ impl TransactionLog {
         offsets: &TopicPartitionList,
         consumer: &Consumer<GroupContext>,
     ) -> Result<(), Step> {
-        if generation(consumer.rk()).is_none() || consumer.lost() {
+        if membership(consumer.rk()).is_none() || consumer.lost() {
             return Err(Step::NotMember);
         }
         let deadline = Instant::now() + SEND_OFFSETS_TIMEOUT;

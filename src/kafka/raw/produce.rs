@@ -173,8 +173,17 @@ fn native_headers(record: &OutRecord<'_>) -> *mut rd::rd_kafka_headers_t {
     }
 }
 
-/// The consumer's generation, when it is a member of its group; commits without one would not be fenced.
-pub fn generation(consumer: *mut rd::rd_kafka_t) -> Option<i32> {
+/// Who a consumer is in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The group's generation that it has joined.
+    pub generation: i32,
+    /// The id that the group gave it; another one after the group has let it go.
+    pub member: String,
+}
+
+/// The consumer's membership, when it has one; commits without would not be fenced.
+pub fn membership(consumer: *mut rd::rd_kafka_t) -> Option<Membership> {
     // SAFETY: a live consumer's handle; the metadata is a copy that is destroyed after it was read.
     unsafe {
         let group = rd::rd_kafka_consumer_group_metadata(consumer);
@@ -183,8 +192,9 @@ pub fn generation(consumer: *mut rd::rd_kafka_t) -> Option<i32> {
         }
         let generation = rd::rd_kafka_consumer_group_metadata_generation_id(group);
         let member = rd::rd_kafka_consumer_group_metadata_member_id(group);
-        let known = generation >= 0 && !member.is_null() && !CStr::from_ptr(member).is_empty();
+        let member = (!member.is_null()).then(|| CStr::from_ptr(member).to_string_lossy().into_owned());
         rd::rd_kafka_consumer_group_metadata_destroy(group);
-        known.then_some(generation)
+        let member = member.filter(|id| !id.is_empty() && generation >= 0)?;
+        Some(Membership { generation, member })
     }
 }
