@@ -98,15 +98,15 @@ fn warm_up(ctx: &Ctx, arguments: &Arguments) {
 
 /// All contestants on the same load, each with topics of its own.
 fn run(ctx: &Ctx, workload: &Workload, arguments: &Arguments) -> Row {
-    let count = workload.count.unwrap_or(arguments.count);
     let (floor, _) = contest(ctx, workload, arguments, Contestant::Floor);
     let (worker, site) = contest(ctx, workload, arguments, Contestant::Worker);
-    let (same, _) = contest(ctx, workload, arguments, Contestant::FloorOf(&Sample::take(&site, count)));
+    let sample = Sample::take(&site, count_of(workload, arguments));
+    let (same, _) = contest(ctx, workload, arguments, Contestant::FloorOf(&sample));
     Row { workload: workload.name.to_owned(), about: workload.about.to_owned(), floor, same, worker }
 }
 
 fn contest(ctx: &Ctx, workload: &Workload, arguments: &Arguments, contestant: Contestant<'_>) -> (Measured, Site) {
-    let count = workload.count.unwrap_or(arguments.count);
+    let count = count_of(workload, arguments);
     let site = Site::new(ctx, workload.name, arguments.partitions.unwrap_or(workload.partitions));
     load::send(&site, workload, count);
     let mut running = contestant.start(&site, arguments.threads);
@@ -115,4 +115,8 @@ fn contest(ctx: &Ctx, workload: &Workload, arguments: &Arguments, contestant: Co
     let timed = arguments.rate > 0 && !matches!(contestant, Contestant::FloorOf(_));
     let latency = timed.then(|| latency::measure(&site, workload, count, arguments.rate, arguments.seconds));
     ((throughput, latency), site)
+}
+
+fn count_of(workload: &Workload, arguments: &Arguments) -> u64 {
+    workload.count.unwrap_or(arguments.count)
 }

@@ -8,7 +8,7 @@ use super::ends::Ends;
 use super::error::{GRANT, fault, is_denied};
 use super::raw::{Consumer, Message, membership};
 use super::settings::{REQUEST_TIMEOUT, log_client, watched};
-use super::transaction::TransactionLog;
+use super::transaction::{Standing, TransactionLog};
 use super::{
     ClientFigures, ClientKind, ClientSettings, CommitError, Committed, Fault, Figures, GroupEvent, Identity, Input,
     InputOffsets, Log, LogEnds, Record, Slot,
@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 /// How often the client is asked for its positions.
 const POSITIONS_EVERY: Duration = Duration::from_secs(1);
 
+/// As Kafka has it: a member's generation is never negative.
+const NO_GENERATION: i32 = -1;
+
 /// Stashes what the callbacks say.
 #[derive(Clone)]
 pub struct GroupContext {
@@ -47,6 +50,10 @@ impl GroupContext {
         Self { events, served, closing: Arc::default(), let_go: Arc::default(), figures }
     }
 
+    fn serve(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn events(&self) -> MutexGuard<'_, Vec<GroupEvent>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,22 +61,22 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.served.fetch_add(1, Ordering::Relaxed);
+        self.serve();
         log_client(level, facility, message);
     }
     fn error(&self, error: KafkaError, reason: &str) {
-        self.served.fetch_add(1, Ordering::Relaxed);
+        self.serve();
         tracing::debug!(%error, reason, "Kafka client");
     }
     fn stats_raw(&self, statistics: &[u8]) {
-        self.served.fetch_add(1, Ordering::Relaxed);
+        self.serve();
         self.figures.take(statistics);
     }
 }
 
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RespErr, list: &mut TopicPartitionList) {
-        self.served.fetch_add(1, Ordering::Relaxed);
+        self.serve();
         if self.closing.load(Ordering::Acquire) {
             // While the client closes, its end waits for one answer, which stands for all: a further one may meet a consumer that has
             // ended, and librdkafka 2.12.1 never replies to that. Errors have no reader left.
@@ -106,16 +113,28 @@ pub struct GroupLog {
     positions_at: Instant,
     /// Faults of partitions that were met together with another's, to be told one after the other.
     faults: VecDeque<Fault>,
-    /// Partitions that the group has given to this member and the loop was told of.
-    held: BTreeSet<i32>,
-    /// As whom: the member id.
-    held_as: Option<String>,
-    /// An event was handed out that is answered when its partitions are given up.
-    owes_answer: bool,
-    /// The generation in which it was.
-    asked_in: Option<i32>,
+    holding: Holding,
     ends: Ends,
     slot: Slot,
+}
+
+/// What the loop was told that it holds and gives up.
+#[derive(Default)]
+struct Holding {
+    /// Partitions that the group has given to this member.
+    partitions: BTreeSet<i32>,
+    /// As whom: the member id.
+    member: Option<String>,
+    /// The generation in which an event was handed out that is answered when its partitions are given up, while it is not.
+    asked_in: Option<i32>,
+}
+
+impl Holding {
+    /// As whom alone this loop may commit now.
+    fn standing(&self) -> Standing<'_> {
+        let member = self.member.as_deref().filter(|_| !self.partitions.is_empty());
+        Standing { member, generation: self.asked_in }
+    }
 }
 
 impl GroupLog {
@@ -145,10 +164,7 @@ impl GroupLog {
             positions: BTreeMap::new(),
             positions_at: Instant::now(),
             faults: VecDeque::new(),
-            held: BTreeSet::new(),
-            held_as: None,
-            owes_answer: false,
-            asked_in: None,
+            holding: Holding::default(),
             ends,
             slot,
         })
@@ -214,24 +230,6 @@ impl GroupLog {
         self.context.events().iter().any(|event| !matches!(event, GroupEvent::Assigned(_)))
     }
 
-    fn generation(&self) -> Option<i32> {
-        membership(self.consumer.rk()).map(|m| m.generation)
-    }
-
-    /// The client does not tell a member that was let go while it rebalanced that all it held is lost: a static one is taken in anew
-    /// without a word, and what it commits then may overwrite another owner's offsets.
-    fn is_who_it_was(&self) -> Result<(), String> {
-        let now = membership(self.consumer.rk()).map(|m| m.member);
-        if self.held.is_empty() || now.is_none() || now == self.held_as {
-            return Ok(());
-        }
-        Err(format!(
-            "the group let this member go while it was rebalancing, and took it in anew: partitions {:?} may have had another owner \
-             since; started again the worker goes on",
-            self.held
-        ))
-    }
-
     fn look_at_positions(&mut self) {
         if self.positions_at.elapsed() < POSITIONS_EVERY {
             return;
@@ -295,14 +293,17 @@ impl Log for GroupLog {
         for event in &events {
             let (GroupEvent::Assigned(partitions) | GroupEvent::Revoked(partitions) | GroupEvent::Lost(partitions)) =
                 event;
+            let now = membership(self.consumer.rk());
             let GroupEvent::Assigned(_) = event else {
-                self.held.retain(|p| !partitions.contains(p));
-                (self.owes_answer, self.asked_in) = (true, self.generation());
+                self.holding.partitions.retain(|p| !partitions.contains(p));
+                self.holding.asked_in = Some(now.map_or(NO_GENERATION, |m| m.generation));
                 continue;
             };
-            self.is_who_it_was().map_err(Fault::Fatal)?;
-            self.held.extend(partitions);
-            self.held_as = membership(self.consumer.rk()).map(|m| m.member);
+            if let Some(now) = &now {
+                self.holding.standing().is_who_it_was(now).map_err(Fault::Fatal)?;
+            }
+            self.holding.partitions.extend(partitions);
+            self.holding.member = now.map(|m| m.member);
             let none = TopicPartitionList::new();
             let answered = watched(&self.slot, "incremental_assign", REQUEST_TIMEOUT, || {
                 self.consumer.consumer().incremental_assign(&none)
@@ -331,7 +332,7 @@ impl Log for GroupLog {
         let consumer = self.consumer.consumer();
         watched(&self.slot, "incremental_unassign", REQUEST_TIMEOUT, || consumer.incremental_unassign(&list))
             .map_err(|e| Fault::Fatal(format!("partitions {partitions:?} cannot be given up: {e}")))?;
-        self.owes_answer = false;
+        self.holding.asked_in = None;
         // The client takes this for the answer to whatever it asks, also to what nobody has been told yet: the group may go on
         // without those partitions, and what is committed for them in its next generation would overwrite the new owner's offsets.
         self.poll();
@@ -377,12 +378,6 @@ impl Log for GroupLog {
         if self.gives_up_unknowingly() {
             return Err(CommitError::NotOwner("partitions are going that the loop has not been told of".into()));
         }
-        if self.owes_answer && self.generation() != self.asked_in {
-            return Err(CommitError::NotOwner(
-                "the group has gone on without waiting for what is being given up".into(),
-            ));
-        }
-        self.is_who_it_was().map_err(CommitError::Fatal)?;
         let mut list = TopicPartitionList::new();
         for (partition, next) in offsets {
             for (input, offset) in [(Input::Live, next.live), (Input::Backfill, next.backfill)] {
@@ -391,7 +386,8 @@ impl Log for GroupLog {
                     .map_err(|e| CommitError::Fatal(e.to_string()))?;
             }
         }
-        self.transactions.transact(outbox, &list, &self.consumer)
+        let standing = self.holding.standing();
+        self.transactions.transact(outbox, &list, &self.consumer, &standing)
     }
 
     fn reset_producer(&mut self) -> Result<(), Fault> {
@@ -416,7 +412,7 @@ impl Drop for GroupLog {
     fn drop(&mut self) {
         // A loop that ends by a failure may leave an event unanswered, and the client's end would wait for its answer. What is still
         // queued is answered by that end itself. Errors have no reader left.
-        if self.owes_answer || !self.context.events().is_empty() {
+        if self.holding.asked_in.is_some() || !self.context.events().is_empty() {
             let (consumer, none) = (self.consumer.consumer(), TopicPartitionList::new());
             let _ = consumer.incremental_assign(&none);
             let _ = consumer.incremental_unassign(&none);

@@ -5,7 +5,7 @@
 
 use super::error::{GRANT, fault, is_denied, is_fencing, is_group_error};
 use super::group::GroupContext;
-use super::raw::{CallError, Consumer, Transactions, membership};
+use super::raw::{CallError, Consumer, Membership, Transactions, membership};
 use super::settings::{log_client, watched};
 use super::{ClientFigures, ClientSettings, CommitError, Committed, Fault, Identity, Slot};
 use crate::wire::{OutTopic, Outbox};
@@ -61,6 +61,36 @@ impl ProducerContext for Reports {
             }
             self.refused.lock().unwrap_or_else(PoisonError::into_inner).push((index, code));
         }
+    }
+}
+
+/// As whom alone a loop may commit. The broker asks for the group's present generation only, not for the partitions' owner.
+pub struct Standing<'m> {
+    /// The member id with which it holds partitions.
+    pub member: Option<&'m str>,
+    /// The generation in which it was asked to give partitions up; their last commit belongs into it. librdkafka may join the next
+    /// one meanwhile, where the topic has got more partitions.
+    pub generation: Option<i32>,
+}
+
+impl Standing<'_> {
+    /// The client does not tell a member that was let go while it rebalanced that all it held is lost: a static one is taken in anew
+    /// without a word, and what it commits then may overwrite another owner's offsets.
+    pub fn is_who_it_was(&self, now: &Membership) -> Result<(), String> {
+        if self.member.is_none_or(|member| member == now.member) {
+            return Ok(());
+        }
+        let text = "the group let this member go while it was rebalancing, and took it in anew: its partitions may have had another \
+                    owner since; started again the worker goes on";
+        Err(text.into())
+    }
+
+    fn check(&self, now: &Membership) -> Result<(), CommitError> {
+        self.is_who_it_was(now).map_err(CommitError::Fatal)?;
+        if self.generation.is_none_or(|asked_in| asked_in == now.generation) {
+            return Ok(());
+        }
+        Err(CommitError::NotOwner("the group has gone on without waiting for what is being given up".into()))
     }
 }
 
@@ -124,6 +154,7 @@ impl TransactionLog {
         outbox: &Arc<Outbox>,
         offsets: &TopicPartitionList,
         consumer: &Consumer<GroupContext>,
+        standing: &Standing<'_>,
     ) -> Result<Committed, CommitError> {
         let Some(producer) = &self.producer else {
             return Err(CommitError::OutcomeUnknown("there is no producer".into()));
@@ -136,7 +167,7 @@ impl TransactionLog {
         let began = Instant::now();
         let produced = self.produce(producer, outbox).map(|()| began.elapsed());
         let staged = produced.and_then(|produced| {
-            self.offsets(producer, offsets, consumer)?;
+            self.offsets(producer, offsets, consumer, standing)?;
             self.commit(producer).map_err(Step::Commit).map(|()| produced)
         });
         match staged {
@@ -166,10 +197,12 @@ impl TransactionLog {
         producer: &Transactions<Reports>,
         offsets: &TopicPartitionList,
         consumer: &Consumer<GroupContext>,
+        standing: &Standing<'_>,
     ) -> Result<(), Step> {
-        if membership(consumer.rk()).is_none() || consumer.lost() {
-            return Err(Step::NotMember);
-        }
+        let Some(now) = membership(consumer.rk()).filter(|_| !consumer.lost()) else {
+            return Err(Step::NoStanding(CommitError::NotOwner("it is no member".into())));
+        };
+        standing.check(&now).map_err(Step::NoStanding)?;
         let deadline = Instant::now() + SEND_OFFSETS_TIMEOUT;
         loop {
             let sent = watched(&self.slot, "send_offsets_to_transaction", SEND_OFFSETS_TIMEOUT, || {
@@ -201,7 +234,7 @@ impl TransactionLog {
     /// What a failure demands; where the transaction can still be aborted, it is when this returns.
     fn failed(&self, producer: &Transactions<Reports>, failed: Step) -> CommitError {
         let (error, at_commit) = match failed {
-            Step::NotMember => return self.abort(producer, || CommitError::NotOwner("it is no member".into())),
+            Step::NoStanding(error) => return self.abort(producer, || error),
             Step::Refused(index) => return self.abort(producer, || CommitError::Refused(vec![index])),
             Step::Before(error) => (error, false),
             Step::Commit(error) => (error, true),
@@ -284,12 +317,27 @@ fn drain(producer: &Transactions<Reports>) {
 
 /// Where a transaction failed.
 enum Step {
-    /// This member is not in the group.
-    NotMember,
+    /// This member may not commit: it is not in the group, or not as the one that holds the partitions.
+    NoStanding(CommitError),
     /// The client itself refuses a record for its size.
     Refused(usize),
     /// Before the commit was asked for.
     Before(CallError),
     /// In the commit.
     Commit(CallError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inv_8_a_last_commit_stays_in_the_generation_in_which_it_was_asked_for() {
+        let now = Membership { generation: 7, member: "m".into() };
+        let commit = |member, generation| Standing { member, generation }.check(&now);
+        assert_eq!(commit(None, None), Ok(()));
+        assert_eq!(commit(Some("m"), Some(7)), Ok(()));
+        assert!(matches!(commit(Some("m"), Some(6)), Err(CommitError::NotOwner(_))));
+        assert!(matches!(commit(Some("former"), Some(7)), Err(CommitError::Fatal(_))));
+    }
 }

@@ -95,6 +95,31 @@ fn a_loop_that_changed_nothing_since_its_last_round_ends_without_a_transaction()
     ends_with(start(), 0);
 }
 
+/// Between two generations the group takes no offsets.
+#[test]
+fn a_loop_that_ends_while_the_group_rebalances_makes_its_last_checkpoint() {
+    let kafka = SimKafka::default();
+    let dir = tempfile::tempdir().unwrap();
+    let start = || Worker::with(&kafka, sled(dir.path()), rules(), &[0]);
+    let mut worker = start();
+    worker.steps(100);
+    for request in 1..3 {
+        live(&kafka, 0, command(request, 1, &[(0, request)]));
+        worker.drain();
+        worker.steps(100);
+    }
+    kafka.outdate(worker.member);
+    kafka.script([Some(Failure::NotOwner), Some(Failure::Abort)]);
+    let before = kafka.asked().len();
+    worker.end();
+    assert_eq!(kafka.asked().len() - before, 4, "refused three times");
+    let mut next = start();
+    next.steps(100);
+    let before = kafka.asked().len();
+    next.end();
+    assert_eq!(kafka.asked().len(), before, "it has nothing to write");
+}
+
 #[test]
 fn inv_4_each_record_has_one_answer_and_offsets_follow() {
     let kafka = SimKafka::default();

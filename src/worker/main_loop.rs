@@ -118,15 +118,14 @@ impl<L: Log> Loop<L> {
     /// Ends in order: checkpoints within `timeout`, then gives all partitions up. What is not committed is read again.
     pub fn end(mut self, timeout: Duration) -> Result<(), Stop> {
         self.retain_waiting(|_, _| false);
+        self.last_rounds_of_all(timeout)?;
         let all: Vec<i32> = self.partitions.keys().copied().collect();
-        all.iter().for_each(|p| self.parts.status.update(*p, |s| s.state = PartitionState::Draining));
-        self.last_rounds(&all, timeout);
         self.give_up(&all)
     }
 
     // --- poll ---
 
-    fn follow_group(&mut self) -> Result<(), Stop> {
+    pub(super) fn follow_group(&mut self) -> Result<(), Stop> {
         let events = match self.parts.log.events() {
             Ok(events) => events,
             Err(fault) => return self.bear(fault),

@@ -55,7 +55,7 @@ pub struct ProcessOptions {
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As it was told: everything is committed and on disk.
+    /// As it was told: everything is committed, and on disk or to be restored from Kafka.
     Ended,
 }
 

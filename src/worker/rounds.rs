@@ -3,13 +3,14 @@
 use super::main_loop::Loop;
 use super::partition::{Partition, Running};
 use super::rules::Rules;
-use super::time;
-use crate::kafka::{InputOffsets, Log};
+use super::status::PartitionState;
+use super::{Stop, time};
+use crate::kafka::{CommitError, Committed, InputOffsets, Log};
 use crate::mutation::{self, Mutation};
 use crate::projection::{Positions, Step};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Kafka expires offsets of topics that a group does not subscribe to; half a day keeps the backfill's alive.
 const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
@@ -18,6 +19,8 @@ const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
 const EARLY: u64 = 4;
 /// How often it is asked whether a round pays: the answer is a sum over all blocks of cards.
 const PAYS_ASKED_EVERY_MS: u64 = 250;
+/// Pause before a last checkpoint is tried again that the group has refused.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
 /// A failed round is tried again after this.
 const ROUND_RETRY_MS: i64 = 10_000;
 
@@ -99,10 +102,35 @@ impl<L: Log> Loop<L> {
         }
     }
 
-    /// Runs one more round of each partition that is about to go and has something to write, within a time limit; one under way
-    /// is finished first.
+    /// Makes the last checkpoint of partitions that the group takes away, within a time limit.
     pub(super) fn last_rounds(&mut self, partitions: &[i32], timeout: Duration) {
+        self.try_last_rounds(partitions, time::now() + timeout).unwrap_or_else(|why| why.say());
+    }
+
+    /// Makes the last checkpoint of all partitions, within a time limit. Between two generations the group takes no offsets: it is
+    /// followed, and what it takes away goes as ever.
+    pub(super) fn last_rounds_of_all(&mut self, timeout: Duration) -> Result<(), Stop> {
         let deadline = time::now() + timeout;
+        loop {
+            let all: Vec<i32> = self.partitions.keys().copied().collect();
+            all.iter().for_each(|p| self.parts.status.update(*p, |s| s.state = PartitionState::Draining));
+            match self.try_last_rounds(&all, deadline) {
+                Err(NoLastRound::Refused(CommitError::NotOwner(_) | CommitError::Aborted(_)))
+                    if time::now() < deadline =>
+                {
+                    time::pause(FOLLOW_PAUSE);
+                    self.follow_group()?;
+                }
+                done => {
+                    done.unwrap_or_else(|why| why.say());
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Runs one more round of each partition that is about to go and has something to write; one under way is finished first.
+    fn try_last_rounds(&mut self, partitions: &[i32], deadline: Instant) -> Result<(), NoLastRound> {
         let running = |p: &i32| self.partitions.get(p).and_then(Partition::running);
         let changed = |p: &&i32| running(p).is_some_and(|r| !r.projection.is_checkpointed());
         let mut finals: BTreeMap<i32, Final> =
@@ -111,20 +139,18 @@ impl<L: Log> Loop<L> {
             self.take_ends();
             finals.retain(|partition, state| self.last_round_step(*partition, state));
             if finals.is_empty() {
-                return;
+                return Ok(());
             }
             if finals.values().all(|state| *state != Final::Awaited)
                 && finals.values().any(|state| *state == Final::Known)
             {
-                if !self.prove_ownership() {
-                    break;
-                }
+                self.prove_ownership().map_err(NoLastRound::Refused)?;
                 self.begin_rounds();
                 finals.values_mut().for_each(|state| *state = Final::Begun);
             }
             time::pause(Duration::from_millis(1));
         }
-        tracing::warn!(partitions = ?finals.keys(), "the last checkpoint was not complete; the next start restores more");
+        Err(NoLastRound::Late(finals.into_keys().collect()))
     }
 
     /// Goes on with a partition's last round; `false` when there is nothing more to do.
@@ -147,13 +173,29 @@ impl<L: Log> Loop<L> {
     }
 
     /// Commits the offsets as they are: the group accepts them only from the partitions' owner.
-    fn prove_ownership(&mut self) -> bool {
+    fn prove_ownership(&mut self) -> Result<Committed, CommitError> {
         let offsets: Vec<_> = self.partitions.iter().filter_map(|(p, s)| Some((*p, s.running()?.next))).collect();
-        match self.parts.log.transact(&Arc::default(), &offsets) {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(%error, "the partitions may have another owner already; no last checkpoint is made");
-                false
+        self.parts.log.transact(&Arc::default(), &offsets)
+    }
+}
+
+/// Why a last checkpoint was not made: what is on the disk stays, and its next reader replays more.
+enum NoLastRound {
+    /// The partitions may have another owner already.
+    Refused(CommitError),
+    /// The time was over for these partitions.
+    Late(Vec<i32>),
+}
+
+impl NoLastRound {
+    fn say(self) {
+        match self {
+            Self::Refused(error) => tracing::warn!(
+                %error,
+                "no last checkpoint is made, as the partitions may have another owner already; the next start restores more"
+            ),
+            Self::Late(partitions) => {
+                tracing::warn!(?partitions, "the last checkpoint was not complete; the next start restores more");
             }
         }
     }

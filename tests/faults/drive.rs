@@ -75,10 +75,10 @@ pub fn last_words(worker: &mut Worker) -> String {
 
 /// A site with workers under load.
 pub struct Drive {
+    /// The workers. They say their last lines when they are dropped, from the site's folder.
+    pub crew: Vec<Supervised>,
     /// Topics, group, folder.
     pub site: Site,
-    /// The workers.
-    pub crew: Vec<Supervised>,
     /// Numbers of this test.
     pub random: Random,
     load: Load,
@@ -115,9 +115,9 @@ impl Drive {
         self.crew.iter_mut().for_each(Supervised::tend);
     }
 
-    /// Waits until all workers are members with partitions.
+    /// Waits until all loops of all workers are members with partitions, and the group rests.
     pub fn wait_complete(&mut self) {
-        let count = self.crew.len();
+        let count: usize = self.crew.iter().map(|supervised| supervised.spec.loops()).sum();
         wait_until(&format!("{count} members with partitions"), PATIENCE, || {
             self.tend();
             let members = self.site.admin.members();
@@ -185,7 +185,9 @@ impl Drive {
             leaving.worker.stop();
             self.crew[0].ends.append(&mut leaving.ends);
         }
-        // Answers in each partition: the one worker that is left has restored them all.
+        // Answers in each partition: the one worker that is left has restored them all. Those of a group that does not rest may
+        // come from a loop that is about to give partitions up, and whose last checkpoint is refused then.
+        self.wait_complete();
         self.answered_after(Instant::now());
         let (_, mut log) = self.load.stop();
         log.append(&mut self.measured);

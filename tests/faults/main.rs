@@ -45,6 +45,7 @@ const TESTS: &[Test] = tests! {
     },
     processes::{
         a_storm_of_kills_and_zombies_loses_and_doubles_nothing,
+        told_to_end_while_another_joins_it_makes_its_last_checkpoint,
         one_of_two_workers_killed_is_replaced_by_the_other,
         zombies_that_wake_up_under_load_write_nothing_more,
         a_worker_killed_again_and_again_loses_and_doubles_nothing,

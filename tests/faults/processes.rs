@@ -36,6 +36,24 @@ pub fn a_worker_killed_again_and_again_loses_and_doubles_nothing(rig: &Rig) {
     rig.table.add("process 1", row);
 }
 
+/// Between two generations the group takes no offsets: who is told to end then waits for the next one.
+pub fn told_to_end_while_another_joins_it_makes_its_last_checkpoint(rig: &Rig) {
+    let mut drive = Drive::start(rig, "leaver", 4, |site| vec![worker(site, "a").threads(2), worker(site, "b")]);
+    for _ in 0..4 * rig.rounds {
+        drive.wait_complete();
+        drive.crew[1].worker.stop();
+        drive.crew[1].start_again();
+        drive.pass_random(600);
+        drive.crew[0].worker.stop();
+        let said = drive.crew[0].worker.log();
+        assert!(!said.contains("last checkpoint"), "{said}");
+        drive.crew[0].start_again();
+    }
+    drive.wait_complete();
+    let (_, ends) = drive.finish();
+    assert_eq!(ends, [""; 0], "nothing but the signals ended them");
+}
+
 /// Without an instance id the group gives the partitions of a killed worker to the others when its session is over.
 pub fn one_of_two_workers_killed_is_replaced_by_the_other(rig: &Rig) {
     let mut drive = Drive::start(rig, "heir", 4, |site| vec![worker(site, "a"), worker(site, "b")]);

@@ -79,6 +79,12 @@ impl Spec {
         self.set("worker.threads", &count.to_string())
     }
 
+    /// The number of loops, each of which is a member of the group.
+    #[allow(dead_code, reason = "only the fault tests do")]
+    pub fn loops(&self) -> usize {
+        self.sections["worker"]["threads"].parse().expect("a number")
+    }
+
     /// One more argument of `run`.
     pub fn argument(mut self, argument: &str) -> Spec {
         self.arguments.push(argument.to_string());
