@@ -28,6 +28,8 @@ pub enum Mutation {
     NotePositionAtRoundEnd,
     /// A round begins at ends that nobody has proven to be one's own.
     BeginRoundUnproven,
+    /// The last round of partitions that go begins without that proof.
+    LastRoundUnproven,
     /// The meta record is written before the blocks that it names.
     MetaBeforeBlocks,
     /// A round leaves out a dirty block.
@@ -89,7 +91,7 @@ mod switch {
     }
     impl Mutation {
         /// All of them.
-        pub const ALL: [Self; 27] = [
+        pub const ALL: [Self; 28] = [
             Self::ApplyBeforeCommit,
             Self::TakeAbortForCommit,
             Self::GuessCommitted,
@@ -102,6 +104,7 @@ mod switch {
             Self::RestoreFromNextRecord,
             Self::NotePositionAtRoundEnd,
             Self::BeginRoundUnproven,
+            Self::LastRoundUnproven,
             Self::MetaBeforeBlocks,
             Self::SkipDirtyBlock,
             Self::SpillPastWaiting,

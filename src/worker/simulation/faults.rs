@@ -1,7 +1,7 @@
 //! What goes wrong in a run: in the calls of a process, and around it.
 
 use super::cluster::{Failure, Topic};
-use super::commands::pass_ms;
+use super::commands::{pass_ms, skew_ms};
 use super::kafka::{Call, Fate};
 use super::world::World;
 use crate::kafka::InputOffsets;
@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// What completions outlive the window by; their topic's settings have it so.
 const DAY_MS: i64 = 24 * 3600 * 1000;
+/// How long a process that is told to end may take over its last checkpoints: each of its looks is a millisecond.
+const DRAIN: Duration = Duration::from_millis(300);
 /// How deep processes stand still inside each other's calls.
 const DEPTH: usize = 2;
 impl World {
@@ -64,6 +66,9 @@ impl World {
         if self.rarely(faults.kill) {
             self.kill(index);
         }
+        if self.rarely(faults.told) {
+            self.tell(index);
+        }
         if self.rarely(faults.moves) {
             self.move_one();
         }
@@ -83,6 +88,21 @@ impl World {
         if slot.worker.take().is_some() {
             tracing::info!(member = ?slot.member.get(), at = ?simulated::passed(), "is killed");
             slot.member.get().into_iter().for_each(|member| self.bury(member));
+        }
+    }
+
+    /// A process is told to end, unless it is in a call: it makes its last checkpoints and leaves. While it does, its group may go on.
+    fn tell(&self, index: usize) {
+        let slot = &self.slots[index];
+        let Some(worker) = slot.worker.take() else { return };
+        tracing::info!(member = worker.member, at = ?simulated::passed(), "is told to end");
+        let former = skew_ms(slot.skew_ms.get());
+        let ended = worker.main.end(DRAIN);
+        skew_ms(former);
+        while worker.writing.borrow_mut().step() {}
+        match ended {
+            Ok(()) => self.bury(worker.member),
+            Err(stop) => self.ended(slot, &stop),
         }
     }
 

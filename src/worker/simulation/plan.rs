@@ -20,6 +20,8 @@ pub struct Faults {
     pub away: u64,
     pub moves: u64,
     pub kill: u64,
+    /// A process is told to end.
+    pub told: u64,
     pub damage: u64,
     pub disk: u64,
     pub compact: u64,
@@ -105,6 +107,7 @@ fn faults_of(random: &mut Random, processes: usize) -> Faults {
         away: some(30, 100),
         moves: some(60, 600),
         kill: some(50, 300),
+        told: some(50, 200),
         damage: some(40, 300),
         disk: some(40, 800),
         compact: some(50, 500),

@@ -250,7 +250,7 @@ impl World {
     }
 
     /// A process says why it ends; what it says must have a cause.
-    fn ended(&self, slot: &Slot, Stop(why): &Stop) {
+    pub fn ended(&self, slot: &Slot, Stop(why): &Stop) {
         let member = slot.member.get().unwrap();
         tracing::info!(member, why, "a process ended");
         if why.contains("were deleted before they were processed") {
