@@ -5,7 +5,7 @@
 
 use super::error::{GRANT, fault, is_denied, is_fencing, is_group_error};
 use super::group::GroupContext;
-use super::raw::{CallError, Consumer, Membership, Transactions, membership};
+use super::raw::{CallError, Consumer, Transactions, membership};
 use super::settings::{log_client, watched};
 use super::{ClientFigures, ClientSettings, CommitError, Committed, Fault, Identity, Slot};
 use crate::wire::{OutTopic, Outbox};
@@ -66,7 +66,7 @@ impl ProducerContext for Reports {
 
 /// As whom alone a loop may commit. The broker asks for the group's present generation only, not for the partitions' owner.
 pub struct Standing<'m> {
-    /// The member id with which it holds partitions.
+    /// The member id with which it holds partitions, while it holds any.
     pub member: Option<&'m str>,
     /// The generation in which it was asked to give partitions up; their last commit belongs into it. librdkafka may join the next
     /// one meanwhile, where the topic has got more partitions.
@@ -76,8 +76,8 @@ pub struct Standing<'m> {
 impl Standing<'_> {
     /// The client does not tell a member that was let go while it rebalanced that all it held is lost: a static one is taken in anew
     /// without a word, and what it commits then may overwrite another owner's offsets.
-    pub fn is_who_it_was(&self, now: &Membership) -> Result<(), String> {
-        if self.member.is_none_or(|member| member == now.member) {
+    pub fn is_who_it_was(&self, now: &str) -> Result<(), String> {
+        if self.member.is_none_or(|member| member == now) {
             return Ok(());
         }
         let text = "the group let this member go while it was rebalancing, and took it in anew: its partitions may have had another \
@@ -85,9 +85,9 @@ impl Standing<'_> {
         Err(text.into())
     }
 
-    fn check(&self, now: &Membership) -> Result<(), CommitError> {
-        self.is_who_it_was(now).map_err(CommitError::Fatal)?;
-        if self.generation.is_none_or(|asked_in| asked_in == now.generation) {
+    fn check(&self, member: &str, generation: i32) -> Result<(), CommitError> {
+        self.is_who_it_was(member).map_err(CommitError::Fatal)?;
+        if self.generation.is_none_or(|asked_in| asked_in == generation) {
             return Ok(());
         }
         Err(CommitError::NotOwner("the group has gone on without waiting for what is being given up".into()))
@@ -199,14 +199,15 @@ impl TransactionLog {
         consumer: &Consumer<GroupContext>,
         standing: &Standing<'_>,
     ) -> Result<(), Step> {
-        let Some(now) = membership(consumer.rk()).filter(|_| !consumer.lost()) else {
-            return Err(Step::NoStanding(CommitError::NotOwner("it is no member".into())));
-        };
-        standing.check(&now).map_err(Step::NoStanding)?;
         let deadline = Instant::now() + SEND_OFFSETS_TIMEOUT;
         loop {
+            // Anew for each try: the member may be let go and taken in anew between two.
+            let Some(now) = membership(consumer.rk()).filter(|_| !consumer.lost()) else {
+                return Err(Step::NoStanding(CommitError::NotOwner("it is no member".into())));
+            };
+            standing.check(&now.member, now.generation).map_err(Step::NoStanding)?;
             let sent = watched(&self.slot, "send_offsets_to_transaction", SEND_OFFSETS_TIMEOUT, || {
-                producer.send_offsets(offsets, consumer.rk(), SEND_OFFSETS_TIMEOUT.as_millis() as i32)
+                producer.send_offsets(offsets, &now, SEND_OFFSETS_TIMEOUT.as_millis() as i32)
             });
             match sent {
                 Err(error) if error.retriable && Instant::now() < deadline => {}
@@ -333,8 +334,7 @@ mod tests {
 
     #[test]
     fn inv_8_a_last_commit_stays_in_the_generation_in_which_it_was_asked_for() {
-        let now = Membership { generation: 7, member: "m".into() };
-        let commit = |member, generation| Standing { member, generation }.check(&now);
+        let commit = |member, generation| Standing { member, generation }.check("m", 7);
         assert_eq!(commit(None, None), Ok(()));
         assert_eq!(commit(Some("m"), Some(7)), Ok(()));
         assert!(matches!(commit(Some("m"), Some(6)), Err(CommitError::NotOwner(_))));

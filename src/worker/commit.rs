@@ -259,6 +259,8 @@ impl<L: Log> Loop<L> {
                 tracing::debug!(cause, "Kafka is asked again");
                 Ok(())
             }
+            // Nothing is read any more, and what is known of the partition is still to be written.
+            Fault::Restore { .. } if self.ending => Ok(()),
             Fault::Restore { partition, cause } => {
                 tracing::warn!(partition, cause, "the partition is restored anew");
                 self.restart(&[partition], false)

@@ -74,6 +74,8 @@ pub struct Loop<L: Log> {
     pub(super) failing_since: Option<Instant>,
     pub(super) share: Share,
     pub(super) waited_for_disk: bool,
+    /// It has been told to end: what the group still gives it is not taken up.
+    pub(super) ending: bool,
 }
 
 impl<L: Log> Loop<L> {
@@ -90,6 +92,7 @@ impl<L: Log> Loop<L> {
             failing_since: None,
             share: Share::new(parts.rules.backfill_max_rate, parts.rules.marker_time, time::now()),
             waited_for_disk: false,
+            ending: false,
             parts,
         }
     }
@@ -118,7 +121,8 @@ impl<L: Log> Loop<L> {
     /// Ends in order: checkpoints within `timeout`, then gives all partitions up. What is not committed is read again.
     pub fn end(mut self, timeout: Duration) -> Result<(), Stop> {
         self.retain_waiting(|_, _| false);
-        self.last_rounds_of_all(timeout)?;
+        self.ending = true;
+        self.last_rounds_of_all(timeout);
         let all: Vec<i32> = self.partitions.keys().copied().collect();
         self.give_up(&all)
     }
@@ -178,6 +182,9 @@ impl<L: Log> Loop<L> {
             self.partitions.insert(partition, Partition::Restoring(cancel.clone()))
         {
             former.cancel();
+        }
+        if self.ending {
+            return;
         }
         let job = RestoreJob { partition, cancel, reply: self.restored.0.clone() };
         // The restorer outlives the loops; if it has failed, the process is ending.

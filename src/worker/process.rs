@@ -269,9 +269,12 @@ impl Process {
         let deadline = Instant::now() + config.rules.drain_timeout;
         self.stop_loops.store(true, Ordering::Release);
         drop(self.jobs);
+        // One loop's failure must not cost the others their last checkpoints.
+        let mut ended = Ok(());
         for handle in self.loops {
             wait(&handle, deadline)?;
-            handle.join().map_err(|_| Stop("a loop ended by a panic; see the log".into()))??;
+            ended =
+                ended.and(handle.join().unwrap_or_else(|_| Err(Stop("a loop ended by a panic; see the log".into()))));
         }
         wait(&self.restorer, deadline)?;
         let writer_thread = self.instruments.end_writer();
@@ -279,7 +282,7 @@ impl Process {
         self.store
             .flush()
             .unwrap_or_else(|error| tracing::warn!(%error, "the local state is not whole; the next start restores"));
-        Ok(())
+        ended
     }
 }
 

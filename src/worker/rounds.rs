@@ -4,7 +4,7 @@ use super::main_loop::Loop;
 use super::partition::{Partition, Running};
 use super::rules::Rules;
 use super::status::PartitionState;
-use super::{Stop, time};
+use super::time;
 use crate::kafka::{CommitError, Committed, InputOffsets, Log};
 use crate::mutation::{self, Mutation};
 use crate::projection::{Positions, Step};
@@ -19,8 +19,8 @@ const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
 const EARLY: u64 = 4;
 /// How often it is asked whether a round pays: the answer is a sum over all blocks of cards.
 const PAYS_ASKED_EVERY_MS: u64 = 250;
-/// Pause before a last checkpoint is tried again that the group has refused.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
+/// Pause before a last checkpoint is tried again that the group has refused: each refusal is a line of the client's log.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// A failed round is tried again after this.
 const ROUND_RETRY_MS: i64 = 10_000;
 
@@ -109,22 +109,21 @@ impl<L: Log> Loop<L> {
 
     /// Makes the last checkpoint of all partitions, within a time limit. Between two generations the group takes no offsets: it is
     /// followed, and what it takes away goes as ever.
-    pub(super) fn last_rounds_of_all(&mut self, timeout: Duration) -> Result<(), Stop> {
+    pub(super) fn last_rounds_of_all(&mut self, timeout: Duration) {
         let deadline = time::now() + timeout;
         loop {
             let all: Vec<i32> = self.partitions.keys().copied().collect();
             all.iter().for_each(|p| self.parts.status.update(*p, |s| s.state = PartitionState::Draining));
-            match self.try_last_rounds(&all, deadline) {
-                Err(NoLastRound::Refused(CommitError::NotOwner(_) | CommitError::Aborted(_)))
-                    if time::now() < deadline =>
-                {
-                    time::pause(FOLLOW_PAUSE);
-                    self.follow_group()?;
-                }
-                done => {
-                    done.unwrap_or_else(|why| why.say());
-                    return Ok(());
-                }
+            let failed = match self.try_last_rounds(&all, deadline) {
+                Ok(()) => return,
+                Err(failed) => failed,
+            };
+            if !failed.may_pass() || time::now() >= deadline {
+                return failed.say();
+            }
+            time::pause(FOLLOW_PAUSE);
+            if let Err(stop) = self.follow_group() {
+                return NoLastRound::Refused(CommitError::Fatal(stop.0)).say();
             }
         }
     }
@@ -190,6 +189,11 @@ enum NoLastRound {
 }
 
 impl NoLastRound {
+    /// Whether the next generation may take what this one refused.
+    const fn may_pass(&self) -> bool {
+        matches!(self, Self::Refused(CommitError::NotOwner(_) | CommitError::Aborted(_)))
+    }
+
     fn say(self) {
         match self {
             Self::Refused(error) => tracing::warn!(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::compare::Check;
 use crate::support::generate::{Generator, Random};
-use crate::support::java::Server;
+use crate::support::java::{Server, on_a_lone_broker};
 use crate::support::{Ctx, Load, Site, wait_until};
 
 fn own_broker(settings: &[(&str, &str)]) -> (Server, Ctx) {
@@ -24,14 +24,18 @@ fn wait_more(site: &Site, from: &mut i64, more: i64, mut also: impl FnMut()) {
 
 /// INV-7: commits are cut off at every point; a worker that ends does so with exit code 1 and is started again, as a supervisor would.
 pub fn inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown(_: &Ctx) {
-    let (mut broker, ctx) = own_broker(&[]);
-    let site = Site::new(&ctx, "outcome", 2);
+    on_a_lone_broker(killed_again_and_again);
+}
+
+fn killed_again_and_again(broker: &mut Server) {
+    let site = Site::new(&Ctx { bootstrap: broker.bootstrap.clone() }, "outcome", 2);
     let spec = site.spec("w").instance("outcome");
     let load = Load::start(&site, Generator::new(700, 2, 100), 600);
     let (mut random, mut done) = (Random(701), 0);
     let mut worker = spec.start();
     for _ in 0..6 {
         wait_more(&site, &mut done, 300, || {
+            assert!(!broker.has_dropped_markers(), "the broker has dropped transaction markers");
             if let Some(status) = worker.exited() {
                 assert_eq!(status.code(), Some(1), "an end is fatal and says so:\n{}", worker.log());
                 worker = spec.start();
@@ -42,6 +46,7 @@ pub fn inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown(_:
         broker.restart();
     }
     wait_more(&site, &mut done, 300, || {
+        assert!(!broker.has_dropped_markers(), "the broker has dropped transaction markers");
         if worker.exited().is_some() {
             worker = spec.start();
         }

@@ -44,17 +44,12 @@ macro_rules! tests {
 /// Those that do things to a broker that nobody else may notice: they start one of their own, which only the Java way can.
 const OWN_BROKER_TESTS: &[Test] = tests! {
     broker_faults::{
+        inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown,
         inv_9_a_worker_ends_in_time_while_its_broker_stands_still,
     },
     watching::{ a_worker_whose_broker_is_away_is_alive_and_not_ready },
     prometheus::{ a_partition_whose_broker_stands_still_pages_until_it_goes_on },
     replay::{ a_topic_of_another_cluster_is_compared_by_time_and_placed_by_key },
-};
-
-/// What is known not to hold always; run with `FAULTS_KNOWN=1`. A broker that is all there is and is killed (Kafka 4.3.1) may come back
-/// with a transaction that it never ends, in a changelog or in the group's offsets: the restore waits for it, and the worker ends.
-const KNOWN: &[Test] = tests! {
-    broker_faults::{ inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown },
 };
 
 /// Long ones first, so that the last thread does not end alone.
@@ -238,8 +233,7 @@ fn trials(broker: &Result<Broker, String>) -> Vec<Trial> {
             trial(name, *test, context)
         })
     };
-    let known = if required("FAULTS_KNOWN") { KNOWN } else { &[] };
-    with(OWN_BROKER_TESTS, own.clone()).chain(with(known, own)).chain(with(TESTS, context)).collect()
+    with(OWN_BROKER_TESTS, own).chain(with(TESTS, context)).collect()
 }
 
 /// Why a test that wants a Prometheus cannot run, if so.

@@ -6,17 +6,21 @@ use crate::cluster::Cluster;
 use crate::drive::Drive;
 use crate::rig::Rig;
 use crate::support::Ctx;
+use crate::support::java::{Server, on_a_lone_broker};
 use crate::table::Row;
 
 /// The only broker is killed and started again at random moments.
 pub fn the_only_broker_killed_and_restarted_loses_and_doubles_nothing(rig: &Rig) {
-    let mut broker = Cluster::start(1).expect("a broker of its own");
+    on_a_lone_broker(|broker| killed_at_random(rig, broker));
+}
+
+fn killed_at_random(rig: &Rig, broker: &mut Server) {
     let ctx = Ctx { bootstrap: broker.bootstrap.clone() };
     let mut drive = Drive::on(&ctx, rig.seed, "only", 4, |site| vec![site.spec("w").threads(2).instance("only")]);
     for _ in 0..3 * rig.rounds {
         drive.pass_random(2000);
         let moment = Instant::now();
-        broker.nodes[0].restart();
+        broker.restart();
         drive.measure(moment);
     }
     let (recoveries, ends) = drive.finish();
@@ -32,7 +36,7 @@ pub fn the_only_broker_killed_and_restarted_loses_and_doubles_nothing(rig: &Rig)
 
 /// Each broker of three is killed in turn: leader of partitions, transaction coordinator and group coordinator at some time.
 pub fn each_of_three_brokers_killed_in_turn_loses_and_doubles_nothing(rig: &Rig) {
-    let mut cluster = Cluster::start(3).expect("three brokers");
+    let mut cluster = Cluster::start().expect("three brokers");
     let ctx = Ctx { bootstrap: cluster.bootstrap.clone() };
     let mut drive = Drive::on(&ctx, rig.seed, "three", 6, |site| {
         cluster.wait_known(site);

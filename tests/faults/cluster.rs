@@ -1,4 +1,4 @@
-//! Owns clusters of several small nodes that tests may kill one by one.
+//! Owns clusters of three small nodes that tests may kill one by one.
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use crate::rig::SMALL;
 use crate::support::broker::free_port;
 use crate::support::java::Server;
 use crate::support::{Site, client, wait_until};
+
+const NODES: usize = 3;
 
 /// Nodes that are brokers and the quorum; everything is on as many of them as Kafka's durability asks for.
 pub struct Cluster {
@@ -19,11 +21,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one or three and waits for them; a port that was taken meanwhile is tried again.
-    pub fn start(count: usize) -> Result<Cluster, String> {
+    /// Starts them and waits for them; a port that was taken meanwhile is tried again.
+    pub fn start() -> Result<Cluster, String> {
         let mut last = String::new();
         for _ in 0..3 {
-            match Self::start_once(count) {
+            match Self::start_once() {
                 Ok(cluster) => return Ok(cluster),
                 Err(e) => last = e,
             }
@@ -31,16 +33,15 @@ impl Cluster {
         Err(last)
     }
 
-    fn start_once(count: usize) -> Result<Cluster, String> {
-        let ports = (0..count).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>, String>>()?;
+    fn start_once() -> Result<Cluster, String> {
+        let ports = (0..NODES).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>, String>>()?;
         let voters: Vec<_> = ports.iter().zip(1..).map(|((_, port), id)| format!("{id}@127.0.0.1:{port}")).collect();
-        let nodes =
-            (0..count).map(|n| node(n + 1, ports[n], &voters.join(","), count)).collect::<Result<Vec<_>, _>>()?;
+        let nodes = (0..NODES).map(|n| node(n + 1, ports[n], &voters.join(","))).collect::<Result<Vec<_>, _>>()?;
         nodes.iter().try_for_each(Server::wait)?;
         let bootstrap = nodes.iter().map(|n| n.bootstrap.as_str()).collect::<Vec<_>>().join(",");
         let view: BaseConsumer = client::config(&bootstrap).create().map_err(|e| e.to_string())?;
         wait_until("all nodes are brokers", 60, || {
-            view.fetch_metadata(None, Duration::from_secs(5)).is_ok_and(|m| m.brokers().len() == count)
+            view.fetch_metadata(None, Duration::from_secs(5)).is_ok_and(|m| m.brokers().len() == NODES)
         });
         Ok(Cluster { bootstrap, nodes, view })
     }
@@ -79,11 +80,11 @@ impl Cluster {
     }
 }
 
-fn node(id: usize, (port, controller): (u16, u16), voters: &str, count: usize) -> Result<Server, String> {
+fn node(id: usize, (port, controller): (u16, u16), voters: &str) -> Result<Server, String> {
     let (id, address) = (id.to_string(), format!("127.0.0.1:{port}"));
     let listeners = format!("PLAINTEXT://{address},CONTROLLER://127.0.0.1:{controller}");
     let advertised = format!("PLAINTEXT://{address}");
-    let (copies, least) = if count == 1 { ("1", "1") } else { ("3", "2") };
+    let (copies, least) = ("3", "2");
     let settings = [
         ("node.id", id.as_str()),
         ("listeners", &listeners),

@@ -121,7 +121,11 @@ impl Drive {
         wait_until(&format!("{count} members with partitions"), PATIENCE, || {
             self.tend();
             let members = self.site.admin.members();
-            members.len() == count && members.iter().all(|partitions| !partitions.is_empty())
+            // Those that move from one to another are nobody's for a generation.
+            let owned: usize = members.iter().map(Vec::len).sum();
+            members.len() == count
+                && members.iter().all(|partitions| !partitions.is_empty())
+                && owned == self.site.partitions as usize
         });
     }
 

@@ -41,6 +41,7 @@ macro_rules! tests {
 /// Long ones first, so that the last thread does not end alone.
 const TESTS: &[Test] = tests! {
     brokers::{
+        the_only_broker_killed_and_restarted_loses_and_doubles_nothing,
         each_of_three_brokers_killed_in_turn_loses_and_doubles_nothing,
     },
     processes::{
@@ -72,12 +73,6 @@ const TESTS: &[Test] = tests! {
         an_unusable_state_directory_stops_no_answer_and_is_said,
         too_few_files_are_refused_by_name_and_the_fewest_suffice,
     },
-};
-
-/// What is known not to hold always; run with `FAULTS_KNOWN=1`. Of some ten kills of a broker that is all there is, one leaves an
-/// offset of a transaction pending that the broker (Kafka 4.3.1) never decides: `UNSTABLE_OFFSET_COMMIT`, and the restore waits.
-const KNOWN: &[Test] = tests! {
-    brokers::{ the_only_broker_killed_and_restarted_loses_and_doubles_nothing },
 };
 
 fn main() -> ExitCode {
@@ -135,8 +130,7 @@ fn trials(rig: &Result<Arc<Rig>, String>) -> Vec<Trial> {
             Err(why) => Ok::<_, Failed>(Completion::ignored_with(format!("FAULT TESTS NOT RUN: {why}"))),
         })
     };
-    let known = std::env::var("FAULTS_KNOWN").is_ok_and(|v| v == "1");
-    TESTS.iter().chain(KNOWN.iter().filter(|_| known)).map(trial).collect()
+    TESTS.iter().map(trial).collect()
 }
 
 /// Why a test that mounts something cannot run, if so.

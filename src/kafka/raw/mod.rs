@@ -13,7 +13,7 @@ mod produce;
 pub use admin::{TopicDescription, describe_topics};
 pub use ends::{LogPlace, list_ends};
 pub use message::{Consumer, HeaderIter, Message, RawReader, ReadEvent};
-pub use produce::{CallError, Membership, Transactions, membership};
+pub use produce::{CallError, Transactions, membership};
 
 use std::ffi::CString;
 

@@ -101,16 +101,12 @@ impl<C: ProducerContext> Transactions<C> {
     pub fn send_offsets(
         &self,
         offsets: &rdkafka::TopicPartitionList,
-        consumer: *mut rd::rd_kafka_t,
+        group: &Membership,
         timeout_ms: i32,
     ) -> Result<(), CallError> {
-        // SAFETY: a live consumer's handle; the metadata is a copy that is destroyed after the call.
-        unsafe {
-            let group = rd::rd_kafka_consumer_group_metadata(consumer);
-            let result = check(rd::rd_kafka_send_offsets_to_transaction(self.rk(), offsets.ptr(), group, timeout_ms));
-            rd::rd_kafka_consumer_group_metadata_destroy(group);
-            result
-        }
+        let group = group.native.as_ptr();
+        // SAFETY: a live producer, list and copy of the membership; the call keeps none of them.
+        unsafe { check(rd::rd_kafka_send_offsets_to_transaction(self.rk(), offsets.ptr(), group, timeout_ms)) }
     }
 
     /// Flushes and commits. Blocks up to `timeout_ms`.
@@ -173,9 +169,10 @@ fn native_headers(record: &OutRecord<'_>) -> *mut rd::rd_kafka_headers_t {
     }
 }
 
-/// Who a consumer is in its group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who a consumer was in its group at one moment.
 pub struct Membership {
+    /// The client's own copy of it, which goes with offsets.
+    native: NonNull<rd::rd_kafka_consumer_group_metadata_t>,
     /// The group's generation that it has joined.
     pub generation: i32,
     /// The id that the group gave it; another one after the group has let it go.
@@ -184,17 +181,21 @@ pub struct Membership {
 
 /// The consumer's membership, when it has one; commits without would not be fenced.
 pub fn membership(consumer: *mut rd::rd_kafka_t) -> Option<Membership> {
-    // SAFETY: a live consumer's handle; the metadata is a copy that is destroyed after it was read.
-    unsafe {
-        let group = rd::rd_kafka_consumer_group_metadata(consumer);
-        if group.is_null() {
-            return None;
-        }
-        let generation = rd::rd_kafka_consumer_group_metadata_generation_id(group);
-        let member = rd::rd_kafka_consumer_group_metadata_member_id(group);
-        let member = (!member.is_null()).then(|| CStr::from_ptr(member).to_string_lossy().into_owned());
-        rd::rd_kafka_consumer_group_metadata_destroy(group);
-        let member = member.filter(|id| !id.is_empty() && generation >= 0)?;
-        Some(Membership { generation, member })
+    // SAFETY: a live consumer's handle; what is returned is a copy, and so is its member id.
+    let (native, generation, member) = unsafe {
+        let native = NonNull::new(rd::rd_kafka_consumer_group_metadata(consumer))?;
+        let member = rd::rd_kafka_consumer_group_metadata_member_id(native.as_ptr());
+        let member =
+            if member.is_null() { String::new() } else { CStr::from_ptr(member).to_string_lossy().into_owned() };
+        (native, rd::rd_kafka_consumer_group_metadata_generation_id(native.as_ptr()), member)
+    };
+    let found = Membership { native, generation, member };
+    (found.generation >= 0 && !found.member.is_empty()).then_some(found)
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        // SAFETY: the copy is this value's own.
+        unsafe { rd::rd_kafka_consumer_group_metadata_destroy(self.native.as_ptr()) };
     }
 }

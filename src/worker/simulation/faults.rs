@@ -91,7 +91,8 @@ impl World {
         }
     }
 
-    /// A process is told to end, unless it is in a call: it makes its last checkpoints and leaves. While it does, its group may go on.
+    /// A process is told to end, unless it is in a call: it makes its last checkpoints, and leaves at once or is missed when its session
+    /// is over. Meanwhile its group may go on.
     fn tell(&self, index: usize) {
         let slot = &self.slots[index];
         let Some(worker) = slot.worker.take() else { return };
@@ -99,8 +100,12 @@ impl World {
         let former = skew_ms(slot.skew_ms.get());
         let ended = worker.main.end(DRAIN);
         skew_ms(former);
-        while worker.writing.borrow_mut().step() {}
+        while !self.kafka.is_dead(worker.member) && worker.writing.borrow_mut().step() {}
         match ended {
+            Ok(()) if self.chance(50) => {
+                self.kafka.kill(worker.member);
+                self.kafka.time_out(worker.member);
+            }
             Ok(()) => self.bury(worker.member),
             Err(stop) => self.ended(slot, &stop),
         }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -10,7 +11,7 @@ use super::broker::{BROKER_SETTINGS, KAFKA_VERSION, free_port, wait_reachable};
 
 /// Takes a word per line; at the end of its input, which comes when this process ends in any way, it ends the broker and tidies up.
 const SCRIPT: &str = r#"
-start() { java $4 -XX:+UseG1GC -cp "$1" kafka.Kafka "$2" >>"$3/log" 2>&1 & pid=$!; }
+start() { java $4 $5 -XX:+UseG1GC -cp "$1" kafka.Kafka "$2" >>"$3/log" 2>&1 & pid=$!; }
 end() { [ -z "$pid" ] || { kill -9 "$pid"; wait "$pid"; pid=; }; }
 start "$@"
 while read -r word; do
@@ -23,6 +24,16 @@ while read -r word; do
 done
 end; rm -rf "$3"
 "#;
+
+/// What a broker logs: errors, and which transactions it leaves without markers.
+const LOGS: &str = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error \
+     -Dorg.slf4j.simpleLogger.log.kafka.coordinator.transaction.TransactionMarkerChannelManager=info";
+
+/// What Kafka 4.3.1 logs when it takes partitions without a leader for deleted ones, and ends a transaction without their markers.
+const MARKERS_DROPPED: &str = "likely deleted already";
+
+/// Most brokers that one test may wear out.
+const LONE_BROKERS: usize = 6;
 
 /// What the one broker of a run may take of memory.
 const MEMORY: &str = "-Xms512m -Xmx1g";
@@ -76,7 +87,7 @@ impl Server {
         let shell = Command::new("sh")
             .args(["-c", SCRIPT, "sh", &classpath])
             .args([properties.as_path(), dir.as_path()])
-            .arg(memory)
+            .args([memory, LOGS])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -92,8 +103,31 @@ impl Server {
     }
 }
 
+/// Runs a test that kills the only broker there is. One that is killed while it writes a transaction's markers sends them again when it
+/// is back; where the controller fences it at that moment its partitions have no leader, and it leaves their markers out for good. What
+/// it has acknowledged then is neither committed nor aborted: such a run, which the broker's own log proves, shows nothing and is
+/// made again with another broker.
+pub fn on_a_lone_broker(run: impl Fn(&mut Server)) {
+    for _ in 0..LONE_BROKERS {
+        let mut broker = Server::start(&[]).expect("a broker of its own");
+        match catch_unwind(AssertUnwindSafe(|| run(&mut broker))) {
+            Ok(()) => return,
+            Err(_) if broker.has_dropped_markers() => {
+                eprintln!("the broker has dropped transaction markers: another one")
+            }
+            Err(failure) => resume_unwind(failure),
+        }
+    }
+    panic!("each of {LONE_BROKERS} brokers has dropped transaction markers");
+}
+
 /// What tests do to a broker of their own.
 impl Server {
+    /// Whether it says that it has left a transaction without markers.
+    pub fn has_dropped_markers(&self) -> bool {
+        fs::read_to_string(&self.log).unwrap_or_default().contains(MARKERS_DROPPED)
+    }
+
     /// SIGKILL, and a start on the same data and port.
     pub fn restart(&mut self) {
         self.kill();
@@ -159,15 +193,16 @@ fn format_storage(classpath: &str, properties: &Path) -> Result<(), String> {
     Err(format!("StorageTool format: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The folder of jars, filled by Maven once and kept in cargo's target directory.
+/// The folder of jars, filled by Maven once for a list of them and kept in cargo's target directory.
 fn jars() -> Result<PathBuf, String> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{KAFKA_VERSION}"));
     let complete = dir.join("complete");
-    if complete.exists() {
+    let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka-pom/pom.xml");
+    let list = fs::read_to_string(&pom).map_err(|e| e.to_string())?;
+    if fs::read_to_string(&complete).is_ok_and(|of| of == list) {
         return Ok(dir);
     }
     Command::new("java").arg("-version").output().map_err(|e| format!("java: {e}"))?;
-    let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka-pom/pom.xml");
     let output = Command::new("mvn")
         .args(["-q", "-B", "-f"])
         .arg(&pom)
@@ -178,7 +213,7 @@ fn jars() -> Result<PathBuf, String> {
     if !output.status.success() {
         return Err(format!("mvn dependency:copy-dependencies: {}", String::from_utf8_lossy(&output.stdout)));
     }
-    fs::write(&complete, "").map_err(|e| e.to_string())?;
+    fs::write(&complete, list).map_err(|e| e.to_string())?;
     Ok(dir)
 }
 
