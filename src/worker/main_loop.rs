@@ -122,9 +122,9 @@ impl<L: Log> Loop<L> {
     pub fn end(mut self, timeout: Duration) -> Result<(), Stop> {
         self.retain_waiting(|_, _| false);
         self.ending = true;
-        self.last_rounds_of_all(timeout);
+        let ended = self.last_rounds_of_all(timeout);
         let all: Vec<i32> = self.partitions.keys().copied().collect();
-        self.give_up(&all)
+        ended.and(self.give_up(&all))
     }
 
     // --- poll ---

@@ -269,21 +269,24 @@ impl Process {
         let deadline = Instant::now() + config.rules.drain_timeout;
         self.stop_loops.store(true, Ordering::Release);
         drop(self.jobs);
-        // One loop's failure must not cost the others their last checkpoints.
+        // One loop's failure must not cost the others their last checkpoints: the first is told at the end.
         let mut ended = Ok(());
         for handle in self.loops {
-            wait(&handle, deadline)?;
-            ended =
-                ended.and(handle.join().unwrap_or_else(|_| Err(Stop("a loop ended by a panic; see the log".into()))));
+            ended = ended.and(end_of_loop(handle, deadline));
         }
-        wait(&self.restorer, deadline)?;
+        ended = ended.and(wait(&self.restorer, deadline));
         let writer_thread = self.instruments.end_writer();
-        wait(&writer_thread, deadline)?;
+        ended = ended.and(wait(&writer_thread, deadline));
         self.store
             .flush()
             .unwrap_or_else(|error| tracing::warn!(%error, "the local state is not whole; the next start restores"));
         ended
     }
+}
+
+fn end_of_loop(handle: JoinHandle<Result<(), Stop>>, deadline: Instant) -> Result<(), Stop> {
+    wait(&handle, deadline)?;
+    handle.join().unwrap_or_else(|_| Err(Stop("a loop ended by a panic; see the log".into())))
 }
 
 fn wait<T>(handle: &JoinHandle<T>, deadline: Instant) -> Result<(), Stop> {

@@ -4,7 +4,7 @@ use super::main_loop::Loop;
 use super::partition::{Partition, Running};
 use super::rules::Rules;
 use super::status::PartitionState;
-use super::time;
+use super::{Stop, time};
 use crate::kafka::{CommitError, Committed, InputOffsets, Log};
 use crate::mutation::{self, Mutation};
 use crate::projection::{Positions, Step};
@@ -109,22 +109,21 @@ impl<L: Log> Loop<L> {
 
     /// Makes the last checkpoint of all partitions, within a time limit. Between two generations the group takes no offsets: it is
     /// followed, and what it takes away goes as ever.
-    pub(super) fn last_rounds_of_all(&mut self, timeout: Duration) {
+    pub(super) fn last_rounds_of_all(&mut self, timeout: Duration) -> Result<(), Stop> {
         let deadline = time::now() + timeout;
         loop {
             let all: Vec<i32> = self.partitions.keys().copied().collect();
             all.iter().for_each(|p| self.parts.status.update(*p, |s| s.state = PartitionState::Draining));
             let failed = match self.try_last_rounds(&all, deadline) {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
             if !failed.may_pass() || time::now() >= deadline {
-                return failed.say();
+                failed.say();
+                return Ok(());
             }
             time::pause(FOLLOW_PAUSE);
-            if let Err(stop) = self.follow_group() {
-                return NoLastRound::Refused(CommitError::Fatal(stop.0)).say();
-            }
+            self.follow_group()?;
         }
     }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::compare::Check;
 use crate::support::generate::{Generator, Random};
-use crate::support::java::{Server, on_a_lone_broker};
+use crate::support::java::{Server, WORKERS_FAULT, on_a_lone_broker};
+use crate::support::worker::{Spec, Worker};
 use crate::support::{Ctx, Load, Site, wait_until};
 
 fn own_broker(settings: &[(&str, &str)]) -> (Server, Ctx) {
@@ -34,31 +35,30 @@ fn killed_again_and_again(broker: &mut Server) {
     let (mut random, mut done) = (Random(701), 0);
     let mut worker = spec.start();
     for _ in 0..6 {
-        wait_more(&site, &mut done, 300, || {
-            assert!(!broker.has_dropped_markers(), "the broker has dropped transaction markers");
-            if let Some(status) = worker.exited() {
-                assert_eq!(status.code(), Some(1), "an end is fatal and says so:\n{}", worker.log());
-                worker = spec.start();
-            }
-        });
+        wait_more(&site, &mut done, 300, || tend(&mut worker, &spec, broker));
         // The moment of the kill is what is random here; nothing waits for this.
         std::thread::sleep(Duration::from_millis(random.below(300) as u64));
         broker.restart();
     }
-    wait_more(&site, &mut done, 300, || {
-        assert!(!broker.has_dropped_markers(), "the broker has dropped transaction markers");
-        if worker.exited().is_some() {
-            worker = spec.start();
-        }
-    });
+    wait_more(&site, &mut done, 300, || tend(&mut worker, &spec, broker));
     let (_, log) = load.stop();
-    site.wait_processed(&mut [], 90);
-    if worker.exited().is_some() {
-        worker = spec.start();
-        site.wait_members(1, 60);
-    }
+    let ends = site.admin.ends(&site.topics.commands, site.partitions);
+    wait_until("everything is processed by a member that has it all", 90, || {
+        tend(&mut worker, &spec, broker);
+        let processed = site.committed().iter().zip(&ends).all(|(committed, end)| committed >= end);
+        processed && site.admin.members().iter().map(Vec::len).collect::<Vec<_>>() == [2]
+    });
     worker.stop();
     Check::new(&site, &log).state(&spec.state_dir).run();
+}
+
+/// What a supervisor does; a broker that is of no more use ends the run.
+fn tend(worker: &mut Worker, spec: &Spec, broker: &Server) {
+    if let Some(status) = worker.exited() {
+        assert_eq!(status.code(), Some(1), "{WORKERS_FAULT}: an end is fatal and says so:\n{}", worker.log());
+        *worker = spec.start();
+    }
+    assert!(!broker.has_dropped_markers(), "the broker has dropped transaction markers");
 }
 
 /// INV-9: SIGTERM is obeyed within the drain time-out although no call into the client can succeed.

@@ -1,5 +1,6 @@
 //! Owns the Java way to a broker: jars by Maven, storage formatted, KRaft combined mode on free loopback ports.
 
+use std::any::Any;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -31,6 +32,9 @@ const LOGS: &str = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error \
 
 /// What Kafka 4.3.1 logs when it takes partitions without a leader for deleted ones, and ends a transaction without their markers.
 const MARKERS_DROPPED: &str = "likely deleted already";
+
+/// How a failure begins that no broker can be the reason of.
+pub const WORKERS_FAULT: &str = "the worker's own fault";
 
 /// Most brokers that one test may wear out.
 const LONE_BROKERS: usize = 6;
@@ -112,13 +116,17 @@ pub fn on_a_lone_broker(run: impl Fn(&mut Server)) {
         let mut broker = Server::start(&[]).expect("a broker of its own");
         match catch_unwind(AssertUnwindSafe(|| run(&mut broker))) {
             Ok(()) => return,
-            Err(_) if broker.has_dropped_markers() => {
-                eprintln!("the broker has dropped transaction markers: another one")
+            Err(failure) if broker.has_dropped_markers() && !is_workers_fault(&*failure) => {
+                eprintln!("the broker has dropped transaction markers: another one");
             }
             Err(failure) => resume_unwind(failure),
         }
     }
     panic!("each of {LONE_BROKERS} brokers has dropped transaction markers");
+}
+
+fn is_workers_fault(failure: &(dyn Any + Send)) -> bool {
+    failure.downcast_ref::<String>().is_some_and(|text| text.contains(WORKERS_FAULT))
 }
 
 /// What tests do to a broker of their own.

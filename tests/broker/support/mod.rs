@@ -205,7 +205,7 @@ impl Drop for Site {
 /// Mixed commands sent at a steady pace beside the test.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(Generator, Vec<Command>)>,
+    thread: Option<JoinHandle<(Generator, Vec<Command>)>>,
     topic: (String, String, i32),
 }
 
@@ -226,14 +226,22 @@ impl Load {
             (generator, sent)
         });
         let topic = (site.bootstrap.clone(), site.topics.commands.clone(), site.partitions);
-        Load { stop, thread, topic }
+        Load { stop, thread: Some(thread), topic }
     }
 
     /// Stops sending; returns the generator, with what it remembers, and what is in the topic.
-    pub fn stop(self) -> (Generator, Vec<Command>) {
+    pub fn stop(mut self) -> (Generator, Vec<Command>) {
         self.stop.store(true, Ordering::Relaxed);
-        let (generator, sent) = self.thread.join().expect("the load ran to its end");
+        let thread = self.thread.take().expect("it is stopped once");
+        let (generator, sent) = thread.join().expect("the load ran to its end");
         (generator, stored(sent, &self.topic))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // The thread of a test that has failed goes on to its next look, and no longer.
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
