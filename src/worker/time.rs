@@ -61,6 +61,7 @@ pub mod simulated {
     /// Somebody waits.
     pub fn pause(time: Duration) {
         if CLOCK.get().is_none() {
+            // A thread without a simulated clock waits like the real one.
             return std::thread::sleep(time);
         }
         pass(time);

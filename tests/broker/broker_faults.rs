@@ -58,7 +58,7 @@ fn tend(worker: &mut Worker, spec: &Spec, broker: &Server) {
         assert_eq!(status.code(), Some(1), "{WORKERS_FAULT}: an end is fatal and says so:\n{}", worker.log());
         *worker = spec.start();
     }
-    assert!(!broker.has_dropped_markers(), "the broker has dropped transaction markers");
+    broker.assert_no_markers_dropped();
 }
 
 /// INV-9: SIGTERM is obeyed within the drain time-out although no call into the client can succeed.

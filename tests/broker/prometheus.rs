@@ -47,6 +47,7 @@ fn wait_none<T: std::fmt::Debug>(what: &str, seconds: u64, mut left: impl FnMut(
             return;
         }
         assert!(Instant::now() < deadline, "not within {seconds} s: {what}: {left:#?}");
+        // Prometheus tells nobody when an alert changes: it is asked, up to the deadline.
         std::thread::sleep(Duration::from_millis(200));
     }
 }

@@ -22,7 +22,7 @@ fn killed_at_random(rig: &Rig, broker: &mut Server) {
         let moment = Instant::now();
         broker.restart();
         drive.measure(moment);
-        assert!(!broker.has_dropped_markers(), "the broker has dropped transaction markers");
+        broker.assert_no_markers_dropped();
     }
     let (recoveries, ends) = drive.finish();
     let row = Row {

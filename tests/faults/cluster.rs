@@ -84,17 +84,16 @@ fn node(id: usize, (port, controller): (u16, u16), voters: &str) -> Result<Serve
     let (id, address) = (id.to_string(), format!("127.0.0.1:{port}"));
     let listeners = format!("PLAINTEXT://{address},CONTROLLER://127.0.0.1:{controller}");
     let advertised = format!("PLAINTEXT://{address}");
-    let (copies, least) = ("3", "2");
     let settings = [
         ("node.id", id.as_str()),
         ("listeners", &listeners),
         ("advertised.listeners", &advertised),
         ("controller.quorum.voters", voters),
-        ("default.replication.factor", copies),
-        ("min.insync.replicas", least),
-        ("offsets.topic.replication.factor", copies),
-        ("transaction.state.log.replication.factor", copies),
-        ("transaction.state.log.min.isr", least),
+        ("default.replication.factor", "3"),
+        ("min.insync.replicas", "2"),
+        ("offsets.topic.replication.factor", "3"),
+        ("transaction.state.log.replication.factor", "3"),
+        ("transaction.state.log.min.isr", "2"),
     ];
     Server::launch(&address, &settings, SMALL)
 }

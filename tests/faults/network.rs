@@ -20,10 +20,10 @@ const SETTLED: Duration = Duration::from_secs(25);
 fn through_proxy(rig: &Rig, name: &str) -> (Drive, Proxy) {
     let proxy = rig.proxy();
     let address = proxy.address.clone();
-    let drive = Drive::start(rig, name, 4, |site| {
+    let mut drive = Drive::start(rig, name, 4, |site| {
         vec![site.spec("w").threads(2).instance(name).text("kafka.bootstrap_servers", &address)]
     });
-    drive.site.wait_members(2, 60);
+    drive.wait_complete();
     (drive, proxy)
 }
 

@@ -131,8 +131,12 @@ fn is_workers_fault(failure: &(dyn Any + Send)) -> bool {
 
 /// What tests do to a broker of their own.
 impl Server {
-    /// Whether it says that it has left a transaction without markers.
-    pub fn has_dropped_markers(&self) -> bool {
+    /// Ends a run on a broker that says that it has left a transaction without markers.
+    pub fn assert_no_markers_dropped(&self) {
+        assert!(!self.has_dropped_markers(), "the broker has dropped transaction markers");
+    }
+
+    fn has_dropped_markers(&self) -> bool {
         fs::read_to_string(&self.log).unwrap_or_default().contains(MARKERS_DROPPED)
     }
 
