@@ -16,13 +16,15 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode as Code;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const SEND_OFFSETS_TIMEOUT: Duration = Duration::from_secs(15);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Slices in which commit and abort are tried, with the reports drained in between: without, they may wait for them for ever.
+/// Slices in which records are flushed, with the reports of refused ones drained in between: the client would wait for them in vain.
 const SLICE: Duration = Duration::from_millis(100);
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time to serve reports, microseconds each.
@@ -168,7 +170,7 @@ impl TransactionLog {
         let produced = self.produce(producer, outbox).map(|()| began.elapsed());
         let staged = produced.and_then(|produced| {
             self.offsets(producer, offsets, consumer, standing)?;
-            self.commit(producer).map_err(Step::Commit).map(|()| produced)
+            self.commit(producer).map(|()| produced)
         });
         match staged {
             Ok(produced) => Ok(Committed::proven(produced)),
@@ -203,9 +205,9 @@ impl TransactionLog {
         loop {
             // Anew for each try: the member may be let go and taken in anew between two.
             let Some(now) = membership(consumer.rk()).filter(|_| !consumer.lost()) else {
-                return Err(Step::NoStanding(CommitError::NotOwner("it is no member".into())));
+                return Err(Step::GivenUp(CommitError::NotOwner("it is no member".into())));
             };
-            standing.check(&now.member, now.generation).map_err(Step::NoStanding)?;
+            standing.check(&now.member, now.generation).map_err(Step::GivenUp)?;
             let sent = watched(&self.slot, "send_offsets_to_transaction", SEND_OFFSETS_TIMEOUT, || {
                 producer.send_offsets(offsets, &now, SEND_OFFSETS_TIMEOUT.as_millis() as i32)
             });
@@ -216,26 +218,31 @@ impl TransactionLog {
         }
     }
 
-    /// Commits in slices: while a refused record's report waits in the queue, the client's flush would wait for it in vain.
-    /// A slice that ends early is the same call, gone on with; the usual commit returns within the first.
-    fn commit(&self, producer: &Transactions<Reports>) -> Result<(), CallError> {
-        let deadline = Instant::now() + COMMIT_TIMEOUT;
-        loop {
-            let committed =
-                watched(&self.slot, "commit_transaction", SLICE, || producer.commit(SLICE.as_millis() as i32));
-            match committed {
-                Err(error) if error.retriable && error.code == Code::OperationTimedOut && Instant::now() < deadline => {
-                    drain(producer);
-                }
-                other => return other,
+    /// Flushes, then commits in one call. That call must never be gone on with after its time-out, though the client's documentation
+    /// offers it: where its main thread is late by as much (librdkafka 2.12.1, `rd_kafka_txn_op_begin_commit`), it takes the answer
+    /// of an earlier try for this one's, or ends the process over a commit that is answered between two tries.
+    fn commit(&self, producer: &Transactions<Reports>) -> Result<(), Step> {
+        self.flush(producer)?;
+        let timeout = COMMIT_TIMEOUT.as_millis() as i32;
+        watched(&self.slot, "commit_transaction", COMMIT_TIMEOUT, || producer.commit(timeout)).map_err(Step::Commit)
+    }
+
+    fn flush(&self, producer: &Transactions<Reports>) -> Result<(), Step> {
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
+        while !watched(&self.slot, "flush", SLICE, || producer.flush(SLICE.as_millis() as i32)) {
+            if Instant::now() > deadline {
+                let text = format!("records were not delivered within {} s", FLUSH_TIMEOUT.as_secs());
+                return Err(Step::GivenUp(CommitError::Aborted(text)));
             }
+            drain(producer);
         }
+        Ok(())
     }
 
     /// What a failure demands; where the transaction can still be aborted, it is when this returns.
     fn failed(&self, producer: &Transactions<Reports>, failed: Step) -> CommitError {
         let (error, at_commit) = match failed {
-            Step::NoStanding(error) => return self.abort(producer, || error),
+            Step::GivenUp(error) => return self.abort(producer, || error),
             Step::Refused(index) => return self.abort(producer, || CommitError::Refused(vec![index])),
             Step::Before(error) => (error, false),
             Step::Commit(error) => (error, true),
@@ -271,20 +278,42 @@ impl TransactionLog {
 
     /// Aborts, then says why; a transaction that cannot even be aborted leaves its outcome unknown.
     fn abort(&self, producer: &Transactions<Reports>, why: impl FnOnce() -> CommitError) -> CommitError {
-        let deadline = Instant::now() + ABORT_TIMEOUT;
-        loop {
-            drain(producer);
-            let aborted = watched(&self.slot, "abort_transaction", SLICE, || producer.abort(SLICE.as_millis() as i32));
-            match aborted {
-                Ok(()) => break,
-                Err(error) if error.retriable && Instant::now() < deadline => {}
-                Err(error) => {
-                    return CommitError::OutcomeUnknown(format!("it could not be aborted: {}", error.message));
-                }
-            }
+        if let Err(failed) = self.aborted(producer) {
+            return CommitError::OutcomeUnknown(format!("it could not be aborted: {failed}"));
         }
         drain(producer);
         self.refused().unwrap_or_else(why)
+    }
+
+    /// The client's call waits until the reports of all records are served, so another thread does that meanwhile. Like a commit it
+    /// is not gone on with after its time-out.
+    fn aborted(&self, producer: &Transactions<Reports>) -> Result<(), String> {
+        let (client, over) = (producer.producer(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let serve = || {
+                while !over.load(Ordering::Relaxed) {
+                    client.poll(DRAIN);
+                }
+            };
+            let reports = std::thread::Builder::new().name("abort-reports".into());
+            reports.spawn_scoped(scope, serve).map_err(|e| format!("no thread serves its reports: {e}"))?;
+            let aborted = self.abort_calls(producer);
+            over.store(true, Ordering::Relaxed);
+            aborted.map_err(|e| e.message)
+        })
+    }
+
+    fn abort_calls(&self, producer: &Transactions<Reports>) -> Result<(), CallError> {
+        let deadline = Instant::now() + ABORT_TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let aborted = watched(&self.slot, "abort_transaction", left, || producer.abort(left.as_millis() as i32));
+            match aborted {
+                // It could not even be sent.
+                Err(error) if error.retriable && Instant::now() < deadline => drain(producer),
+                other => return other,
+            }
+        }
     }
 
     /// What the delivery reports say of refused records.
@@ -318,8 +347,8 @@ fn drain(producer: &Transactions<Reports>) {
 
 /// Where a transaction failed.
 enum Step {
-    /// This member may not commit: it is not in the group, or not as the one that holds the partitions.
-    NoStanding(CommitError),
+    /// The worker itself gives it up, before the commit was asked for.
+    GivenUp(CommitError),
     /// The client itself refuses a record for its size.
     Refused(usize),
     /// Before the commit was asked for.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::compare::Check;
 use crate::support::generate::{Generator, Random};
-use crate::support::java::{Server, WORKERS_FAULT, on_a_lone_broker};
+use crate::support::java::Server;
+use crate::support::lone::LoneBroker;
 use crate::support::worker::{Spec, Worker};
 use crate::support::{Ctx, Load, Site, wait_until};
 
@@ -25,26 +26,23 @@ fn wait_more(site: &Site, from: &mut i64, more: i64, mut also: impl FnMut()) {
 
 /// INV-7: commits are cut off at every point; a worker that ends does so with exit code 1 and is started again, as a supervisor would.
 pub fn inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown(_: &Ctx) {
-    on_a_lone_broker(killed_again_and_again);
-}
-
-fn killed_again_and_again(broker: &mut Server) {
+    let mut broker = LoneBroker::start().expect("a broker of its own");
     let site = Site::new(&Ctx { bootstrap: broker.bootstrap.clone() }, "outcome", 2);
     let spec = site.spec("w").instance("outcome");
     let load = Load::start(&site, Generator::new(700, 2, 100), 600);
     let (mut random, mut done) = (Random(701), 0);
     let mut worker = spec.start();
     for _ in 0..6 {
-        wait_more(&site, &mut done, 300, || tend(&mut worker, &spec, broker));
+        wait_more(&site, &mut done, 300, || tend(&mut worker, &spec));
         // The moment of the kill is what is random here; nothing waits for this.
         std::thread::sleep(Duration::from_millis(random.below(300) as u64));
         broker.restart();
     }
-    wait_more(&site, &mut done, 300, || tend(&mut worker, &spec, broker));
+    wait_more(&site, &mut done, 300, || tend(&mut worker, &spec));
     let (_, log) = load.stop();
     let ends = site.admin.ends(&site.topics.commands, site.partitions);
     wait_until("everything is processed by a member that has it all", 90, || {
-        tend(&mut worker, &spec, broker);
+        tend(&mut worker, &spec);
         let processed = site.committed().iter().zip(&ends).all(|(committed, end)| committed >= end);
         processed && site.admin.members().iter().map(Vec::len).collect::<Vec<_>>() == [2]
     });
@@ -52,13 +50,12 @@ fn killed_again_and_again(broker: &mut Server) {
     Check::new(&site, &log).state(&spec.state_dir).run();
 }
 
-/// What a supervisor does; a broker that is of no more use ends the run.
-fn tend(worker: &mut Worker, spec: &Spec, broker: &Server) {
+/// What a supervisor does.
+fn tend(worker: &mut Worker, spec: &Spec) {
     if let Some(status) = worker.exited() {
-        assert_eq!(status.code(), Some(1), "{WORKERS_FAULT}: an end is fatal and says so:\n{}", worker.log());
+        assert_eq!(status.code(), Some(1), "an end is fatal and says so:\n{}", worker.log());
         *worker = spec.start();
     }
-    broker.assert_no_markers_dropped();
 }
 
 /// INV-9: SIGTERM is obeyed within the drain time-out although no call into the client can succeed.

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::rig::SMALL;
 use crate::support::broker::free_port;
-use crate::support::java::Server;
+use crate::support::java::{SMALL, Server};
 use crate::support::{Site, client, wait_until};
 
 const NODES: usize = 3;

@@ -6,7 +6,6 @@ use crate::rig::Rig;
 use crate::support::client::{Producer, Reader};
 use crate::support::compare::Check;
 use crate::support::generate::{Generator, Random};
-use crate::support::java::WORKERS_FAULT;
 use crate::support::model::Command;
 use crate::support::worker::{Spec, Worker};
 use crate::support::{Ctx, Load, Site, wait_until};
@@ -66,10 +65,10 @@ impl Supervised {
 /// The one line of a worker that has ended by itself.
 pub fn last_words(worker: &mut Worker) -> String {
     let (code, log) = (worker.wait_exit(1), worker.log());
-    assert_eq!(code, Some(1), "{WORKERS_FAULT}: an end by itself has exit code 1; it said:\n{log}");
-    assert!(!log.contains("panicked at"), "{WORKERS_FAULT}: an end is not a panic:\n{log}");
+    assert_eq!(code, Some(1), "an end by itself has exit code 1; it said:\n{log}");
+    assert!(!log.contains("panicked at"), "an end is not a panic:\n{log}");
     let lines: Vec<&str> = log.lines().filter(|l| l.starts_with("card-update-worker: ")).collect();
-    assert_eq!(lines.len(), 1, "{WORKERS_FAULT}: one line says why:\n{log}");
+    assert_eq!(lines.len(), 1, "one line says why:\n{log}");
     eprintln!("ended: {}", lines[0]);
     lines[0].to_string()
 }

@@ -50,6 +50,7 @@ const TESTS: &[Test] = tests! {
         one_of_two_workers_killed_is_replaced_by_the_other,
         zombies_that_wake_up_under_load_write_nothing_more,
         a_worker_killed_again_and_again_loses_and_doubles_nothing,
+        a_client_without_processor_time_is_late_and_nothing_else,
     },
     soak::{
         memory_and_disk_stay_flat_and_each_command_has_one_answer,

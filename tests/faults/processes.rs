@@ -1,5 +1,8 @@
 //! Promise: workers that are killed, and zombies that wake up when others have taken over, lose and double nothing.
 
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::drive::Drive;
@@ -8,8 +11,14 @@ use crate::support::Site;
 use crate::support::worker::Spec;
 use crate::table::Row;
 
+/// The name that librdkafka gives to the thread behind each of its clients' calls.
+const CLIENT_THREAD: &str = "rdk:main";
+
 /// Longer than a session, and than a transaction.
 const FREEZE: Duration = Duration::from_secs(12);
+
+/// How long a client goes without.
+const STARVATION: Duration = Duration::from_secs(12);
 
 fn worker(site: &Site, name: &str) -> Spec {
     site.spec(name).set("checkpoint.max_tail_records", "1500").text("checkpoint.interval", "1s")
@@ -137,5 +146,55 @@ fn storm(drive: &mut Drive, blows: usize) {
             1 => drive.crew[one].worker.freeze(),
             _ => drive.crew.iter().for_each(|one| one.worker.thaw()),
         }
+    }
+}
+
+/// Where calls into the client time out before its own thread has seen them, nothing may be taken for done that is not.
+pub fn a_client_without_processor_time_is_late_and_nothing_else(rig: &Rig) {
+    let mut drive = Drive::start(rig, "starved", 4, |site| vec![worker(site, "w").threads(2)]);
+    starve(drive.crew[0].worker.pid());
+    let busy = Busy::start();
+    // The fault's duration.
+    drive.pass(STARVATION * rig.rounds as u32);
+    drop(busy);
+    assert_eq!(drive.crew[0].ends, [""; 0], "it goes on");
+    let moment = Instant::now();
+    drive.crew[0].replace();
+    drive.measure(moment);
+    drive.finish();
+}
+
+/// Its client's threads run only when nobody else wants to.
+fn starve(pid: u32) {
+    let mut starved = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("a running worker").flatten() {
+        // Threads of what was asked at the start may end meanwhile.
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if name.trim() == CLIENT_THREAD {
+            let set = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(task.file_name()).status().expect("chrt");
+            starved += usize::from(set.success());
+        }
+    }
+    assert!(starved >= 4, "a consumer's and a producer's thread of each loop: {starved}");
+}
+
+/// Threads that leave the idle no time, until it is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn start() -> Busy {
+        let over = Arc::new(AtomicBool::new(false));
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        for _ in 0..2 * cores {
+            let over = over.clone();
+            std::thread::spawn(move || while !over.load(Ordering::Relaxed) {});
+        }
+        Busy(over)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

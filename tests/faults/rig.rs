@@ -7,15 +7,12 @@ use std::sync::Mutex;
 use crate::proxy::Proxy;
 use crate::support::Ctx;
 use crate::support::broker::free_port;
-use crate::support::java::Server;
+use crate::support::java::{SMALL, Server};
 use crate::table::Table;
 use crate::tls;
 
 /// How many tests may take a proxy.
 const PROXIES: usize = 8;
-
-/// What keeps a node small: several run at once.
-pub const SMALL: &str = "-Xms256m -Xmx512m";
 
 /// The name and password that the listener `USERS` knows.
 pub const USER: (&str, &str) = ("worker", "worker-secret");

@@ -109,9 +109,16 @@ impl<C: ProducerContext> Transactions<C> {
         unsafe { check(rd::rd_kafka_send_offsets_to_transaction(self.rk(), offsets.ptr(), group, timeout_ms)) }
     }
 
-    /// Flushes and commits. Blocks up to `timeout_ms`.
+    /// Whether all records are delivered, or given up and their reports served. Blocks up to `timeout_ms`.
     ///
-    /// The client's own call: with reports as events its flush waits on a condition for the last acknowledgement.
+    /// The client's own call: with reports as events it waits on a condition for the last acknowledgement.
+    pub fn flush(&self, timeout_ms: i32) -> bool {
+        // SAFETY: a live producer.
+        let flushed = unsafe { rd::rd_kafka_flush(self.rk(), timeout_ms) };
+        flushed == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+
+    /// Commits. Blocks up to `timeout_ms`.
     pub fn commit(&self, timeout_ms: i32) -> Result<(), CallError> {
         // SAFETY: a live producer.
         unsafe { check(rd::rd_kafka_commit_transaction(self.rk(), timeout_ms)) }.inspect(|()| self.ended())

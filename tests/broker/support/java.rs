@@ -1,10 +1,8 @@
 //! Owns the Java way to a broker: jars by Maven, storage formatted, KRaft combined mode on free loopback ports.
 
-use std::any::Any;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -26,21 +24,16 @@ done
 end; rm -rf "$3"
 "#;
 
-/// What a broker logs: errors, and which transactions it leaves without markers.
+/// What a node logs: errors, the transactions that it leaves without markers, and the brokers that it fences.
 const LOGS: &str = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error \
-     -Dorg.slf4j.simpleLogger.log.kafka.coordinator.transaction.TransactionMarkerChannelManager=info";
+     -Dorg.slf4j.simpleLogger.log.kafka.coordinator.transaction.TransactionMarkerChannelManager=info \
+     -Dorg.slf4j.simpleLogger.log.org.apache.kafka.controller.ReplicationControlManager=info";
 
-/// What Kafka 4.3.1 logs when it takes partitions without a leader for deleted ones, and ends a transaction without their markers.
-const MARKERS_DROPPED: &str = "likely deleted already";
+/// What a broker of a run may take of memory.
+pub const MEMORY: &str = "-Xms512m -Xmx1g";
 
-/// How a failure begins that no broker can be the reason of.
-pub const WORKERS_FAULT: &str = "the worker's own fault";
-
-/// Most brokers that one test may wear out.
-const LONE_BROKERS: usize = 6;
-
-/// What the one broker of a run may take of memory.
-const MEMORY: &str = "-Xms512m -Xmx1g";
+/// What keeps a node small: several run at once.
+pub const SMALL: &str = "-Xms256m -Xmx512m";
 
 /// A broker process under a shell that ends it when this process is gone, however that happened.
 pub struct Server {
@@ -107,43 +100,11 @@ impl Server {
     }
 }
 
-/// Runs a test that kills the only broker there is. One that is killed while it writes a transaction's markers sends them again when it
-/// is back; where the controller fences it at that moment its partitions have no leader, and it leaves their markers out for good. What
-/// it has acknowledged then is neither committed nor aborted: such a run, which the broker's own log proves, shows nothing and is
-/// made again with another broker.
-pub fn on_a_lone_broker(run: impl Fn(&mut Server)) {
-    for _ in 0..LONE_BROKERS {
-        let mut broker = Server::start(&[]).expect("a broker of its own");
-        match catch_unwind(AssertUnwindSafe(|| run(&mut broker))) {
-            Ok(()) => return,
-            Err(failure) if broker.has_dropped_markers() && !is_workers_fault(&*failure) => {
-                eprintln!("the broker has dropped transaction markers: another one");
-            }
-            Err(failure) => resume_unwind(failure),
-        }
-    }
-    panic!("each of {LONE_BROKERS} brokers has dropped transaction markers");
-}
-
-fn is_workers_fault(failure: &(dyn Any + Send)) -> bool {
-    failure.downcast_ref::<String>().is_some_and(|text| text.contains(WORKERS_FAULT))
-}
-
 /// What tests do to a broker of their own.
 impl Server {
-    /// Ends a run on a broker that says that it has left a transaction without markers.
-    pub fn assert_no_markers_dropped(&self) {
-        assert!(!self.has_dropped_markers(), "the broker has dropped transaction markers");
-    }
-
-    fn has_dropped_markers(&self) -> bool {
-        fs::read_to_string(&self.log).unwrap_or_default().contains(MARKERS_DROPPED)
-    }
-
-    /// SIGKILL, and a start on the same data and port.
-    pub fn restart(&mut self) {
-        self.kill();
-        self.start_again();
+    /// How often the node has logged a text.
+    pub fn logged(&self, text: &str) -> usize {
+        fs::read_to_string(&self.log).unwrap_or_default().matches(text).count()
     }
 
     /// SIGKILL.

@@ -7,6 +7,7 @@ pub mod expected;
 pub mod generate;
 pub mod http;
 pub mod java;
+pub mod lone;
 pub mod model;
 pub mod topics;
 pub mod worker;
