@@ -308,9 +308,9 @@ impl TransactionLog {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let aborted = watched(&self.slot, "abort_transaction", left, || producer.abort(left.as_millis() as i32));
+            let unsent = |e: &CallError| e.retriable && e.code != Code::OperationTimedOut;
             match aborted {
-                // It could not even be sent.
-                Err(error) if error.retriable && Instant::now() < deadline => drain(producer),
+                Err(error) if unsent(&error) && Instant::now() < deadline => drain(producer),
                 other => return other,
             }
         }

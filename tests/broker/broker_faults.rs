@@ -24,7 +24,7 @@ fn wait_more(site: &Site, from: &mut i64, more: i64, mut also: impl FnMut()) {
     });
 }
 
-/// INV-7: commits are cut off at every point; a worker that ends does so with exit code 1 and is started again, as a supervisor would.
+/// INV-7: commits are cut off at random moments; a worker that ends does so with exit code 1 and is started again, as a supervisor would.
 pub fn inv_7_a_broker_killed_again_and_again_under_load_makes_nothing_unknown(_: &Ctx) {
     let mut broker = LoneBroker::start().expect("a broker of its own");
     let site = Site::new(&Ctx { bootstrap: broker.bootstrap.clone() }, "outcome", 2);

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crate::drive::Drive;
 use crate::rig::Rig;
 use crate::support::Site;
+use crate::support::broker::free_port;
+use crate::support::http::metric;
 use crate::support::worker::Spec;
 use crate::table::Row;
 
@@ -151,17 +153,27 @@ fn storm(drive: &mut Drive, blows: usize) {
 
 /// Where calls into the client time out before its own thread has seen them, nothing may be taken for done that is not.
 pub fn a_client_without_processor_time_is_late_and_nothing_else(rig: &Rig) {
-    let mut drive = Drive::start(rig, "starved", 4, |site| vec![worker(site, "w").threads(2)]);
-    starve(drive.crew[0].worker.pid());
-    let busy = Busy::start();
-    // The fault's duration.
-    drive.pass(STARVATION * rig.rounds as u32);
-    drop(busy);
-    assert_eq!(drive.crew[0].ends, [""; 0], "it goes on");
-    let moment = Instant::now();
-    drive.crew[0].replace();
-    drive.measure(moment);
-    drive.finish();
+    let port = free_port().expect("a port");
+    let starved = |site: &Site| worker(site, "w").threads(2).text("http.listen", &format!("127.0.0.1:{port}"));
+    let mut drive = Drive::start(rig, "starved", 4, |site| vec![starved(site)]);
+    for _ in 0..rig.rounds {
+        starve(drive.crew[0].worker.pid());
+        let busy = Busy::start();
+        // The fault's duration.
+        drive.pass(STARVATION);
+        drop(busy);
+        assert!(late_commits(port) > 0.0, "it has been late");
+        drive.crew[0].replace();
+        drive.flow(100);
+    }
+    let (_, ends) = drive.finish();
+    assert_eq!(ends, [""; 0], "nothing but the kills ended it");
+}
+
+/// How many commits have taken longer than 100 ms.
+fn late_commits(port: u16) -> f64 {
+    let series = |name: &str| metric(port, &format!("card_update_batch_duration_seconds_{name}")).expect("a metric");
+    series("count{step=\"commit\"}") - series("bucket{step=\"commit\",le=\"0.1\"}")
 }
 
 /// Its client's threads run only when nobody else wants to.
