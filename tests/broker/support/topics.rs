@@ -273,7 +273,7 @@ fn log_ends(view: &BaseConsumer, topic: &str, partition: i32) -> (i64, i64) {
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(Duration::from_secs(15))).request_timeout(Some(Duration::from_secs(20)))
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(15))).request_timeout(Some(Duration::from_secs(60)))
 }
 
 /// Partition numbers out of the consumer protocol's assignment: version, then (topic, partitions) pairs.
