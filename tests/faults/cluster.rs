@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::support::broker::free_port;
+use crate::support::broker::{free_port, on_free_ports};
 use crate::support::java::{SMALL, Server};
 use crate::support::{Site, client, wait_until};
 
@@ -22,14 +22,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts them and waits for them; a port that was taken meanwhile is tried again.
     pub fn start() -> Result<Cluster, String> {
-        let mut last = String::new();
-        for _ in 0..3 {
-            match Self::start_once() {
-                Ok(cluster) => return Ok(cluster),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+        on_free_ports(Self::start_once)
     }
 
     fn start_once() -> Result<Cluster, String> {

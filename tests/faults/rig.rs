@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::proxy::Proxy;
 use crate::support::Ctx;
-use crate::support::broker::free_port;
+use crate::support::broker::{free_port, on_free_ports};
 use crate::support::java::{SMALL, Server};
 use crate::table::Table;
 use crate::tls;
@@ -43,14 +43,7 @@ pub struct Rig {
 impl Rig {
     /// Starts the broker and its proxies; a port that was taken meanwhile is tried again.
     pub fn start(seed: u64, rounds: usize) -> Result<Rig, String> {
-        let mut last = String::new();
-        for _ in 0..3 {
-            match Self::start_once(seed, rounds) {
-                Ok(rig) => return Ok(rig),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+        on_free_ports(|| Self::start_once(seed, rounds))
     }
 
     fn start_once(seed: u64, rounds: usize) -> Result<Rig, String> {

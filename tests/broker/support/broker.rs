@@ -116,6 +116,11 @@ fn docker_answers() -> Result<(), String> {
     Ok(())
 }
 
+/// Starts what listens on free ports; where one was taken meanwhile it is tried again, three times in all.
+pub fn on_free_ports<T>(start: impl Fn() -> Result<T, String>) -> Result<T, String> {
+    start().or_else(|_| start()).or_else(|_| start())
+}
+
 /// A loopback port that was free a moment ago.
 pub fn free_port() -> Result<u16, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::broker::{BROKER_SETTINGS, KAFKA_VERSION, free_port, wait_reachable};
+use super::broker::{BROKER_SETTINGS, KAFKA_VERSION, free_port, on_free_ports, wait_reachable};
 
 /// Takes a word per line; at the end of its input, which comes when this process ends in any way, it ends the broker and tidies up.
 const SCRIPT: &str = r#"
@@ -46,14 +46,7 @@ pub struct Server {
 impl Server {
     /// Fetches the jars if they are not there yet and starts; a port that was taken meanwhile is tried again; `settings` come on top.
     pub fn start(settings: &[(&str, &str)]) -> Result<Server, String> {
-        let mut last = String::new();
-        for _ in 0..3 {
-            match Self::start_once(settings) {
-                Ok(server) => return Ok(server),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+        on_free_ports(|| Self::start_once(settings))
     }
 
     fn start_once(settings: &[(&str, &str)]) -> Result<Server, String> {

@@ -4,7 +4,7 @@
 //! coordinator does meanwhile is undone: Kafka 4.3.1 takes partitions without a leader for deleted ones and leaves a transaction's markers
 //! out for good. With a controller that has already fenced the killed broker there is no such moment.
 
-use super::broker::free_port;
+use super::broker::{free_port, on_free_ports};
 use super::java::{MEMORY, SMALL, Server};
 use super::wait_until;
 
@@ -25,14 +25,7 @@ pub struct LoneBroker {
 impl LoneBroker {
     /// Starts both; a port that was taken meanwhile is tried again.
     pub fn start() -> Result<LoneBroker, String> {
-        let mut last = String::new();
-        for _ in 0..3 {
-            match Self::start_once() {
-                Ok(lone) => return Ok(lone),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+        on_free_ports(Self::start_once)
     }
 
     fn start_once() -> Result<LoneBroker, String> {
