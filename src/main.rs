@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// One allocator for the whole process, also under librdkafka: glibc returns large request buffers to the system each time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     if cfg!(feature = "simulation") {

@@ -28,7 +28,7 @@ use support::{Ctx, Site};
 use workload::{WORKLOADS, Workload};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures the worker and the floor on one broker.
 #[derive(Parser)]
