@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 /// One allocator for the whole process, also under librdkafka: glibc returns large request buffers to the system each time.
+#[cfg(not(feature = "memcheck"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
