@@ -7,9 +7,11 @@ use card_update_worker::domain::{
     UtcOffset,
 };
 use card_update_worker::projection::{
-    Lease, LogIdentity, Positions, Projection, SledStore, StateDir, Step, Store, Tree, Writer,
+    Lease, LogIdentity, Positions, Projection, SledStore, StateDir, Step, Store, Tree, Writer, step_bytes,
 };
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 const PARTITIONS: u64 = 8;
 /// Puts between two rounds: what `checkpoint.max_tail_records` allows.
@@ -40,7 +42,7 @@ fn main() {
 fn measure(what: &str, count: u64, put: impl Fn(&mut Projection, u64)) {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.path().join("sled")).unwrap());
-    let (writer, _thread) = Writer::start().unwrap();
+    let (writer, thread) = Writer::start().unwrap();
     let mut partitions: Vec<Projection> = (0..PARTITIONS)
         .map(|p| {
             let tree = Tree::new(p as i32, store.clone(), Arc::default());
@@ -59,6 +61,33 @@ fn measure(what: &str, count: u64, put: impl Fn(&mut Projection, u64)) {
     report(what, "resident memory", count, resident().saturating_sub(memory));
     report(what, "memory by its own account", count, partitions.iter().map(|p| own(p.stats())).sum());
     report(what, "disk", count, StateDir::usage(folder.path()).unwrap().0 - disk);
+    drop((partitions, writer));
+    thread.join().unwrap();
+    drop(store);
+    open_again(what, count, folder.path());
+}
+
+/// How long a start takes to have all of it in memory again: sled's own part, then ours.
+fn open_again(what: &str, count: u64, folder: &Path) {
+    let began = Instant::now();
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.join("sled")).unwrap());
+    let sled = began.elapsed();
+    let opened: Vec<Projection> = (0..PARTITIONS)
+        .map(|p| {
+            let tree = Tree::new(p as i32, store.clone(), Arc::default());
+            let opened = Projection::open(tree, LogIdentity::default(), i64::MAX / 2).unwrap();
+            assert!(opened.from_checkpoint);
+            opened.projection
+        })
+        .collect();
+    let ours = began.elapsed() - sled;
+    let held: usize = opened.iter().map(|p| p.stats().cards + p.stats().requests).sum();
+    assert_eq!(held as u64, count);
+    println!(
+        "{what:<8} opened: sled in {:.2} s, then {:.2} M a second, one partition after the other",
+        sled.as_secs_f64(),
+        count as f64 / ours.as_secs_f64() / 1e6
+    );
 }
 
 /// A round of each partition, to its end.
@@ -66,7 +95,7 @@ fn write_all(partitions: &mut [Projection], writer: &Writer) {
     for projection in partitions {
         projection.begin_round(Positions::default());
         let lease = Lease::default();
-        while projection.checkpoint_step(writer, &lease) != Step::Done {
+        while projection.checkpoint_step(writer, &lease, &mut step_bytes()) != Step::Done {
             assert!(projection.last_failure().is_none());
             std::thread::yield_now();
         }

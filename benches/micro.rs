@@ -233,7 +233,7 @@ fn filled(store: &Arc<Memory>) -> Projection {
 /// A whole round, its writes included.
 fn round(projection: &mut Projection, writer: &Writer, writing: &mut Writing) {
     projection.begin_round(Positions { cards: 1, completions: 1 });
-    while projection.checkpoint_step(writer, &Lease::default()) != Step::Done {
+    while projection.checkpoint_step(writer, &Lease::default(), &mut step_bytes()) != Step::Done {
         while writing.step() {}
     }
 }

@@ -136,6 +136,7 @@ impl Cards {
         if !std::mem::replace(&mut shard.dirty, false) {
             return false;
         }
+        out.reserve(shard.bytes as usize);
         write_shard(shard, out);
         true
     }

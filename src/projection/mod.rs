@@ -17,7 +17,7 @@ mod state_dir;
 mod store;
 mod writer;
 
-pub use checkpoint::Step;
+pub use checkpoint::{Step, step_bytes};
 pub use meta::{LogIdentity, Positions};
 #[cfg(any(test, feature = "simulation"))]
 pub use sizes::make_small;

@@ -146,7 +146,7 @@ impl Requests {
     /// Remembers one that is known to be new.
     pub fn append(&mut self, id: &RequestId, remembered: Remembered, log_end: i64) {
         if self.blocks.back().is_none_or(|b| b.records as usize >= sizes().requests_per_block) {
-            let body = Body::Memory(Arc::new(Vec::new()));
+            let body = Body::Memory(Arc::new(Vec::with_capacity(sizes().requests_per_block * RECORD)));
             self.blocks.push_back(Block { body, records: 0, newest_ms: i64::MIN, log_end });
         }
         let number = self.first.wrapping_add(self.blocks.len() as u32 - 1);
@@ -219,6 +219,7 @@ impl Requests {
     pub fn write_block(&self, id: BlockId, out: &mut Vec<u8>) -> bool {
         let Some(block) = self.blocks.get(id.number.wrapping_sub(self.first) as usize) else { return false };
         let Body::Memory(bytes) = &block.body else { return false };
+        out.reserve(block::HEADER + bytes.len());
         block::begin(id, block.log_end, out);
         out.extend_from_slice(bytes);
         block::seal(out);

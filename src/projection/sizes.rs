@@ -7,7 +7,8 @@ pub struct Sizes {
     pub requests_per_block: usize,
     /// Half the largest block of cards (64 KiB): when the mean block outgrows it, the number of buckets doubles.
     pub grow_at_mean_bytes: u64,
-    /// Bytes handed to the writer in one step, so that a batch never waits long for a round; the block that reaches it is the last.
+    /// Bytes handed to the writer in one step of a loop, of all its partitions together, so that a batch never waits long for a
+    /// round: 5 ms are allowed, these take some 2. The block that reaches it is the last.
     pub bytes_per_step: usize,
     /// Blocks that may wait for the writer, of at most 64 KiB each.
     pub queue: usize,
@@ -21,7 +22,7 @@ pub struct Sizes {
 const SIZES: Sizes = Sizes {
     requests_per_block: 384,
     grow_at_mean_bytes: 32 * 1024,
-    bytes_per_step: 512 * 1024,
+    bytes_per_step: 2 * 1024 * 1024,
     queue: 128,
     least_change_bytes: 4096,
     max_unwritten_bytes: 64 * 1024 * 1024,

@@ -104,7 +104,7 @@ fn round(projection: &mut Projection, writer: &Writer, end: i64, cut: Option<usi
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut steps = 0;
     loop {
-        let step = projection.checkpoint_step(writer, &Lease::default());
+        let step = projection.checkpoint_step(writer, &Lease::default(), &mut step_bytes());
         steps += 1;
         if step != Step::UnderWay || cut.is_some_and(|cut| steps > cut) || Instant::now() > deadline {
             return step;
@@ -159,6 +159,38 @@ proptest! {
 }
 
 #[test]
+fn a_step_hands_over_what_is_left_of_its_bytes_and_one_block_at_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut projection = Projection::open(tree(dir.path()), identity(), i64::MAX).unwrap().projection;
+    for i in 0..4000u64 {
+        if i < 200 {
+            projection.put_card(&CardId::from_bytes(u128::from(i).to_le_bytes()), &accounts(2, i as i64));
+        }
+        projection.put_request(&RequestId::from_bytes(u128::from(i).to_le_bytes()), first(0, i as i64).remembered);
+    }
+    let (writer, mut writing) = Writer::queue();
+    let mut handed_over = |projection: &mut Projection, mut left: usize| {
+        projection.checkpoint_step(&writer, &Lease::default(), &mut left);
+        let before = writer.stats.bytes.load(std::sync::atomic::Ordering::Relaxed);
+        while writing.step() {}
+        (writer.stats.bytes.load(std::sync::atomic::Ordering::Relaxed) - before, left)
+    };
+    let block = 64 * 1024;
+    // Requests that are written ahead count too: ten full blocks wait, of 16 KiB each.
+    assert_eq!(handed_over(&mut projection, 0), (0, 0));
+    let (ahead, left) = handed_over(&mut projection, 30_000);
+    assert!((30_000..30_000 + block).contains(&ahead) && left == 0, "{ahead}");
+    projection.begin_round(Positions { cards: 1, completions: 1 });
+    let mut steps = 0;
+    while projection.in_round() {
+        let (bytes, _) = handed_over(&mut projection, 30_000);
+        assert!(bytes < 30_000 + block, "{bytes}");
+        steps += 1;
+    }
+    assert!(steps >= 5, "{steps}");
+}
+
+#[test]
 fn buckets_double_as_cards_come_and_a_large_store_opens_whole() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, thread) = Writer::start().unwrap();
@@ -177,7 +209,9 @@ fn buckets_double_as_cards_come_and_a_large_store_opens_whole() {
         }
     }
     // Removals are written behind the round.
-    while projection.checkpoint_step(&writer, &Lease::default()) != Step::Idle || !projection.removals.is_empty() {}
+    while projection.checkpoint_step(&writer, &Lease::default(), &mut step_bytes()) != Step::Idle
+        || !projection.removals.is_empty()
+    {}
     // 20,000 cards of 130 bytes fill 80 buckets of 32 KiB; they double when needed and not at every round.
     assert!((6..=7).contains(&projection.on_disk.bits), "{:?}", projection.on_disk);
     drop((projection, writer));
@@ -270,6 +304,6 @@ fn a_write_after_the_lease_has_ended_is_refused() {
     let lease = Lease::default();
     lease.end();
     projection.begin_round(Positions { cards: 1, completions: 1 });
-    while projection.checkpoint_step(&writer, &lease) == Step::UnderWay {}
+    while projection.checkpoint_step(&writer, &lease, &mut step_bytes()) == Step::UnderWay {}
     assert_eq!(projection.tree.get(&BlockId::META.key()).unwrap(), None);
 }

@@ -13,6 +13,7 @@ use super::simulation::{Asked, Failure, Topic};
 use super::stage::MAX_PARTITION_OUTPUT_BYTES;
 use crate::domain::OnDuplicate;
 use crate::kafka::{Input, InputOffsets, MemoryRecord};
+use crate::projection::make_small;
 
 /// A worker without a disk that has taken up its partitions.
 pub fn running(kafka: &SimKafka, rules: Rules, partitions: &[i32]) -> Worker {
@@ -226,6 +227,35 @@ fn a_partition_with_much_output_is_split_without_reordering_and_holds_up_no_othe
     for partition in [0, 1] {
         assert_answered_once(&kafka, partition);
         assert_is_fold(&worker, partition);
+    }
+}
+
+/// A loop with many partitions would otherwise stand still for as many blocks.
+#[test]
+fn rounds_of_many_partitions_share_what_a_step_hands_over_and_all_end() {
+    let kafka = SimKafka::default();
+    let dir = tempfile::tempdir().unwrap();
+    let partitions = [0, 1, 2, 3];
+    let mut worker = Worker::with(&kafka, sled(dir.path()), rules(), &partitions);
+    for partition in partitions {
+        // Each more than a step hands over: the requests, and the cards.
+        (0..30).for_each(|i| live(&kafka, partition, command(i, i, &[(0, i)])));
+    }
+    worker.drain();
+    pass_ms(31_000);
+    make_small(true);
+    let mut most = 0;
+    for _ in 0..200 {
+        worker.main.step().unwrap();
+        let handed_over = std::iter::from_fn(|| worker.writing.borrow_mut().step().then_some(())).count();
+        most = most.max(handed_over);
+        pass_ms(1);
+    }
+    make_small(false);
+    assert!((1..=2).contains(&most), "the last block of a round's, its meta record and the next one's first: {most}");
+    for partition in partitions {
+        let running = worker.runs(partition).unwrap();
+        assert!(running.projection.is_checkpointed() && !running.projection.in_round(), "partition {partition}");
     }
 }
 

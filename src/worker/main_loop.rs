@@ -74,6 +74,8 @@ pub struct Loop<L: Log> {
     pub(super) failing_since: Option<Instant>,
     pub(super) share: Share,
     pub(super) waited_for_disk: bool,
+    /// The partition with which the next step of the checkpoint begins.
+    pub(super) checkpoint_first: i32,
     /// It has been told to end: what the group still gives it is not taken up.
     pub(super) ending: bool,
 }
@@ -92,6 +94,7 @@ impl<L: Log> Loop<L> {
             failing_since: None,
             share: Share::new(parts.rules.backfill_max_rate, parts.rules.marker_time, time::now()),
             waited_for_disk: false,
+            checkpoint_first: 0,
             ending: false,
             parts,
         }

@@ -7,8 +7,9 @@ use super::status::PartitionState;
 use super::{Stop, time};
 use crate::kafka::{CommitError, Committed, InputOffsets, Log};
 use crate::mutation::{self, Mutation};
-use crate::projection::{Positions, Step};
+use crate::projection::{Positions, Step, step_bytes};
 use std::collections::BTreeMap;
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,13 +26,25 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 const ROUND_RETRY_MS: i64 = 10_000;
 
 impl<L: Log> Loop<L> {
-    /// Goes on with each partition's round by a bounded step, and begins those that are due.
+    /// Goes on with the rounds by a bounded step, and begins those that are due. The partition that was about to take the last of
+    /// what a step may hand over is the first of the next step.
     pub(super) fn checkpoint(&mut self) {
+        let first = self.checkpoint_first;
+        let mut left = step_bytes();
+        for range in [(Included(first), Unbounded), (Unbounded, Excluded(first))] {
+            self.checkpoint_of(range, &mut left);
+        }
+    }
+
+    fn checkpoint_of(&mut self, range: (Bound<i32>, Bound<i32>), left: &mut usize) {
         let now_ms = (self.parts.clock)();
         let (log, writer, rules) = (&mut self.parts.log, &self.parts.writer, &self.parts.rules);
-        for (partition, running) in self.partitions.iter_mut().filter_map(|(p, s)| Some((*p, s.running_mut()?))) {
+        for (partition, running) in self.partitions.range_mut(range).filter_map(|(p, s)| Some((*p, s.running_mut()?))) {
             running.projection.expire();
-            match running.projection.checkpoint_step(writer, running.held.lease()) {
+            if *left > 0 {
+                self.checkpoint_first = partition;
+            }
+            match running.projection.checkpoint_step(writer, running.held.lease(), left) {
                 Step::Done => {
                     (running.last_round_ms, running.round_failed) = (now_ms, false);
                     if self.parts.status.disk_failure().is_some() {
@@ -156,7 +169,7 @@ impl<L: Log> Loop<L> {
     /// Goes on with a partition's last round; `false` when there is nothing more to do.
     fn last_round_step(&mut self, partition: i32, state: &mut Final) -> bool {
         let Some(running) = self.partitions.get_mut(&partition).and_then(Partition::running_mut) else { return false };
-        running.projection.checkpoint_step(&self.parts.writer, running.held.lease());
+        running.projection.checkpoint_step(&self.parts.writer, running.held.lease(), &mut step_bytes());
         if running.projection.in_round() {
             return true;
         }
