@@ -1,9 +1,10 @@
 //! Completions: the answer as it stands in Kafka, and what a restore reads back of it.
 
+use super::bytes;
 use super::headers::{SOURCE, Source, names};
 use super::json::push_string;
 use super::{OutTopic, Outbox};
-use crate::domain::{Answer, CardId, Dt, Fingerprint, Remembered, RequestId};
+use crate::domain::{Answer, CardId, Dt, Fingerprint, Remembered, RequestId, UtcOffset};
 use serde::Deserialize;
 
 /// The body of a success, by far the most frequent one, with places for the ids and the time: it is appended at once.
@@ -112,18 +113,40 @@ pub fn decode_first_completion<'h>(
     }
     let Some(fingerprint) = fingerprint.filter(|_| !replayed) else { return Ok(None) };
     let fingerprint = Fingerprint::parse(fingerprint).ok_or(CompletionError("its fingerprint is not readable"))?;
+    let timed = |(request_id, offset)| FirstCompletion {
+        request_id,
+        remembered: Remembered { fingerprint, dt: Dt { at_ms: timestamp_ms, offset } },
+    };
+    if let Some(found) = read_success(value.unwrap_or_default()) {
+        return Ok(Some(timed(found)));
+    }
     let body: Body<'_> = serde_json::from_slice(value.unwrap_or_default())
         .map_err(|_| CompletionError("its body is not the JSON object of a completion"))?;
     let request_id = RequestId::parse(body.request_id).ok_or(CompletionError("its request_id is not readable"))?;
     let offset = Dt::offset_of(body.dt).ok_or(CompletionError("its dt is not readable"))?;
-    let remembered = Remembered { fingerprint, dt: Dt { at_ms: timestamp_ms, offset } };
-    Ok(Some(FirstCompletion { request_id, remembered }))
+    Ok(Some(timed((request_id, offset))))
+}
+
+/// Reads a body that [`encode_success`] wrote, to the letter; `None` for anything else.
+fn read_success(body: &[u8]) -> Option<(RequestId, UtcOffset)> {
+    let places = [(SUCCESS_REQUEST_ID, 36), (SUCCESS_CARD_ID, 36), (SUCCESS_DT, Dt::TEXT)];
+    let mut at = 0;
+    for (place, len) in places.into_iter().chain([(SUCCESS.len(), 0)]) {
+        if body.get(at..place)? != &SUCCESS[at..place] {
+            return None;
+        }
+        at = place + len;
+    }
+    let [request_id, card_id, dt] = places.map(|(place, len)| std::str::from_utf8(body.get(place..place + len)?).ok());
+    let dt = dt.filter(|dt| bytes::are_plain(dt.as_bytes()) && bytes::position(dt.as_bytes(), b'"').is_none());
+    CardId::parse(card_id?)?;
+    (body.len() == SUCCESS.len()).then_some((RequestId::parse(request_id?)?, Dt::offset_of(dt?)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ErrorCode, Path, Rejection, UtcOffset};
+    use crate::domain::{ErrorCode, Path, Rejection};
 
     const ID: &str = "019ab688-bef2-72c4-6a29-d0e08be76d95";
 
@@ -179,6 +202,27 @@ mod tests {
         assert_eq!(folded(&Answer { replayed: true, ..ok }), None);
         let rejection = Rejection { code: ErrorCode::InvalidIban, path: Path::Root };
         assert_eq!(folded(&answer(Err(rejection))), None);
+    }
+
+    #[test]
+    fn the_quick_reading_reads_what_is_written_and_nothing_that_the_general_one_reads_otherwise() {
+        let ok = answer(Ok(Fingerprint(7)));
+        let good = text(&ok);
+        assert_eq!(read_success(good.as_bytes()), Some((ok.request_id, ok.dt.offset)));
+        let general = |body: &str| {
+            let body: Body<'_> = serde_json::from_str(body).ok()?;
+            Some((RequestId::parse(body.request_id)?, Dt::offset_of(body.dt)?))
+        };
+        for at in 0..good.len() {
+            for other in ['"', '\\', ',', '\n', 'f', '0', '-', '}'] {
+                let mut changed = good.clone();
+                changed.replace_range(at..=at, &other.to_string());
+                let quick = read_success(changed.as_bytes());
+                assert!(quick.is_none() || quick == general(&changed), "{changed}");
+            }
+            assert_eq!(read_success(&good.as_bytes()[..at]), None);
+        }
+        assert_eq!(read_success(format!("{good} ").as_bytes()), None);
     }
 
     #[test]

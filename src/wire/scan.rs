@@ -59,6 +59,18 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Reads exactly these characters.
+    pub fn literal(&mut self, text: &str) -> Option<()> {
+        let found = self.text.as_bytes().get(self.at..)?.starts_with(text.as_bytes());
+        self.at += if found { text.len() } else { 0 };
+        found.then_some(())
+    }
+
+    /// Whether these characters come next; then they are read.
+    pub fn has(&mut self, text: &str) -> bool {
+        self.literal(text).is_some()
+    }
+
     /// Reads a string without escapes.
     pub fn string(&mut self) -> Option<&'a str> {
         self.take(b'"').then_some(())?;

@@ -72,6 +72,8 @@ pub struct Follower {
     logs: Vec<LogRead>,
     accounts: Vec<StoredAccount>,
     progress: Instant,
+    /// Whether there was some since: the clock is read once a turn.
+    progressed: bool,
     began: Instant,
 }
 
@@ -229,6 +231,7 @@ impl Follower {
             logs: Vec::new(),
             accounts: Vec::new(),
             progress: time::now(),
+            progressed: false,
             began: time::now(),
         }
     }
@@ -343,7 +346,7 @@ impl Follower {
         let beyond = self.limit.is_some() && record.offset >= read.end;
         read.next = next;
         read.done = !self.warm && next >= read.end;
-        self.progress = time::now();
+        self.progressed = true;
         if beyond {
             return Ok(());
         }
@@ -384,7 +387,7 @@ impl Follower {
         let Some(read) = self.logs.iter_mut().find(|r| r.log == log && !r.done) else { return };
         if offset > read.next {
             read.next = offset;
-            self.progress = time::now();
+            self.progressed = true;
         }
         read.done = !self.warm && offset >= read.end;
     }
@@ -433,7 +436,10 @@ impl Follower {
         self.logs.iter().for_each(|r| reader.stop(r.log, self.partition));
     }
 
-    fn check_stall<R: Reader>(&self, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
+    fn check_stall<R: Reader>(&mut self, around: &mut Surroundings<'_, R>) -> Result<(), Failed> {
+        if std::mem::take(&mut self.progressed) {
+            self.progress = time::now();
+        }
         let timeout = around.rules.restore_stall_timeout;
         if time::since(self.progress) <= timeout {
             return Ok(());
