@@ -10,7 +10,7 @@ use card_update_worker::domain::{
 };
 use card_update_worker::kafka::{Body, Input, MemoryRecord, Record};
 use card_update_worker::projection::{
-    BlockCache, Lease, LogIdentity, Positions, Projection, Step, Store, StoreError, Tree, Writer, Writing,
+    BlockCache, Lease, LogIdentity, Positions, Projection, Step, Store, StoreError, Tree, Writer, Writing, step_bytes,
 };
 use card_update_worker::wire::{
     DecodeRules, Decoded, Decoder, KeyPolicy, Outbox, Source, UnknownFields, completion, decode_card,

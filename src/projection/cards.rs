@@ -109,9 +109,15 @@ impl Cards {
         true
     }
 
-    /// Whether the next round must double the buckets (or go on with a doubling that was cut off).
-    pub fn must_grow(&self) -> bool {
-        self.table.split() > 0 || self.bytes > sizes().grow_at_mean_bytes << self.table.bits()
+    /// Splits a bucket when the mean has outgrown its bound. Never while a round is under way: it numbers the buckets.
+    pub fn grow(&mut self) {
+        if self.bytes > sizes().grow_at_mean_bytes * self.table.shards() as u64 {
+            self.table.split_next(stored_bytes);
+        }
+    }
+    /// Whether some buckets are split and others not: a round ends that.
+    pub const fn is_growing(&self) -> bool {
+        self.table.split() > 0
     }
     /// A round begins: what changes from now on counts for the next one.
     pub const fn round_begins(&mut self) {

@@ -25,7 +25,7 @@ pub struct CardBlocks {
 pub const NO_BLOCKS: u32 = u32::MAX;
 
 /// What a removal counts for in a step.
-const REMOVAL_BYTES: usize = 16 * 1024;
+const REMOVAL_BYTES: usize = 4 * 1024;
 
 /// A bucket that is split is read, hashed and moved before its halves are written: measured 6 ms for what takes 2 without.
 const GROWTH_FACTOR: usize = 3;
@@ -63,8 +63,7 @@ impl Projection {
     /// Begins a round at `positions`: the ends of both logs, asked for between two transactions when everything
     /// committed was applied.
     pub fn begin_round(&mut self, positions: Positions) {
-        let grow = self.cards.must_grow();
-        let bits = self.cards.bits() + u32::from(grow);
+        let bits = self.cards.bits() + u32::from(self.cards.is_growing());
         if bits != self.on_disk.bits {
             // Also after a doubling that failed at its end: blocks that the old meta record names stay as they are.
             self.generation = self.generation.wrapping_add(1);

@@ -61,8 +61,8 @@ impl Meta {
         let (_, body) = block::open(BlockId::META, &stored).ok_or(StoreError::Damaged("the meta record is damaged"))?;
         let meta: Self =
             serde_json::from_slice(body).map_err(|_| StoreError::Damaged("the meta record is not readable"))?;
-        // 2^20 buckets of 32 KiB are more than a partition can hold in memory.
-        if meta.bits > 20 {
+        // 2^22 buckets of 4 to 8 KiB are more than a partition can hold in memory.
+        if meta.bits > 22 {
             return Err(StoreError::Damaged("the meta record has an impossible number of buckets"));
         }
         Ok(Some(meta))

@@ -193,6 +193,9 @@ impl Projection {
     /// A committed card record.
     pub fn put_card(&mut self, card_id: &CardId, accounts: &[StoredAccount]) {
         self.cards.put(card_id, accounts);
+        if self.round.is_none() {
+            self.cards.grow();
+        }
         self.records_since_round += 1;
     }
     /// A committed completion of this worker: its request is known to be new.

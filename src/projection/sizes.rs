@@ -3,14 +3,15 @@
 /// The sizes of a thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Requests of a full block: 16 KiB with its frame. A repeated request reads one: at 64 KiB it cost 20 µs.
+    /// Requests of a full block: 4 KiB with its frame. A repeated request reads one, and sled keeps sixteen to a page.
     pub requests_per_block: usize,
-    /// Half the largest block of cards (64 KiB): when the mean block outgrows it, the number of buckets doubles.
+    /// When the mean block of cards outgrows it, buckets are split until there are twice as many. sled keeps up to sixteen blocks to
+    /// a page and never fewer than 256 pages in memory: with 32 KiB that was all of a million cards once more.
     pub grow_at_mean_bytes: u64,
     /// Bytes handed to the writer in one step of a loop, of all its partitions together, so that a batch never waits long for a
     /// round: 5 ms are allowed, these take some 2. The block that reaches it is the last.
     pub bytes_per_step: usize,
-    /// Blocks that may wait for the writer, of at most 64 KiB each.
+    /// Blocks that may wait for the writer: some 4 MiB.
     pub queue: usize,
     /// A change smaller than this counts as so much when it is asked whether a round pays.
     pub least_change_bytes: u64,
@@ -20,10 +21,10 @@ pub struct Sizes {
 }
 
 const SIZES: Sizes = Sizes {
-    requests_per_block: 384,
-    grow_at_mean_bytes: 32 * 1024,
+    requests_per_block: 96,
+    grow_at_mean_bytes: 8 * 1024,
     bytes_per_step: 2 * 1024 * 1024,
-    queue: 128,
+    queue: 1024,
     least_change_bytes: 4096,
     max_unwritten_bytes: 64 * 1024 * 1024,
 };

@@ -160,7 +160,7 @@ impl Store for NoStore {
     }
 }
 
-/// Blocks of requests that the verified cache holds: 16 KiB each, so 4 MiB a process.
+/// Blocks of requests that the verified cache holds: 4 KiB each, so 1 MiB a process.
 const CACHED_BLOCKS: usize = 256;
 
 type Cached = (i32, BlockId, Arc<Vec<u8>>);
