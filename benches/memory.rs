@@ -7,7 +7,7 @@ use card_update_worker::domain::{
     UtcOffset,
 };
 use card_update_worker::projection::{
-    Lease, LogIdentity, Positions, Projection, SledStore, StateDir, Step, Store, Tree, Writer, step_bytes,
+    Lease, LogIdentity, Positions, Projection, SledStore, StateDir, Step, StepBytes, Store, Tree, Writer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ fn write_all(partitions: &mut [Projection], writer: &Writer) {
     for projection in partitions {
         projection.begin_round(Positions::default());
         let lease = Lease::default();
-        while projection.checkpoint_step(writer, &lease, &mut step_bytes()) != Step::Done {
+        while projection.checkpoint_step(writer, &lease, &mut StepBytes::default()) != Step::Done {
             assert!(projection.last_failure().is_none());
             std::thread::yield_now();
         }

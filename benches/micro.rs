@@ -10,7 +10,7 @@ use card_update_worker::domain::{
 };
 use card_update_worker::kafka::{Body, Input, MemoryRecord, Record};
 use card_update_worker::projection::{
-    BlockCache, Lease, LogIdentity, Positions, Projection, Step, Store, StoreError, Tree, Writer, Writing, step_bytes,
+    BlockCache, Lease, LogIdentity, Positions, Projection, Step, StepBytes, Store, StoreError, Tree, Writer, Writing,
 };
 use card_update_worker::wire::{
     DecodeRules, Decoded, Decoder, KeyPolicy, Outbox, Source, UnknownFields, completion, decode_card,
@@ -233,7 +233,7 @@ fn filled(store: &Arc<Memory>) -> Projection {
 /// A whole round, its writes included.
 fn round(projection: &mut Projection, writer: &Writer, writing: &mut Writing) {
     projection.begin_round(Positions { cards: 1, completions: 1 });
-    while projection.checkpoint_step(writer, &Lease::default(), &mut step_bytes()) != Step::Done {
+    while projection.checkpoint_step(writer, &Lease::default(), &mut StepBytes::default()) != Step::Done {
         while writing.step() {}
     }
 }

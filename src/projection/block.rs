@@ -7,8 +7,9 @@
 use super::packed::Reader;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The format of blocks, meta records and packed cards. Another one is discarded and restored.
-pub const FORMAT: u8 = 2;
+/// The format of blocks, meta records and packed cards, and the number of requests in a full block. Another one is discarded and
+/// restored.
+pub const FORMAT: u8 = 3;
 /// Size of the frame before the body.
 pub const HEADER: usize = 8 + 1 + 1 + 4 + 4 + 8;
 

@@ -105,20 +105,20 @@ impl Projection {
             // A restore has no round that could end.
             let _ = self.acknowledged(ack);
         }
-        self.spill(writer, lease, &mut step_bytes());
+        self.spill(writer, lease, &mut StepBytes::default().ahead);
     }
 
-    /// Goes on with the round until `left` bytes are handed over, which it lessens, and takes the writer's confirmations.
-    pub fn checkpoint_step(&mut self, writer: &Writer, lease: &Lease, left: &mut usize) -> Step {
+    /// Goes on with the round until the bytes that are `left` are handed over, which it lessens, and takes the writer's confirmations.
+    pub fn checkpoint_step(&mut self, writer: &Writer, lease: &Lease, left: &mut StepBytes) -> Step {
         let acks: Vec<Ack> = self.acks.1.try_iter().collect();
         let mut outcome = if self.round.is_some() { Step::UnderWay } else { Step::Idle };
         for ack in acks {
             outcome = self.acknowledged(ack).unwrap_or(outcome);
         }
-        self.spill(writer, lease, left);
-        while *left > 0 {
+        self.spill(writer, lease, &mut left.ahead);
+        while left.round > 0 {
             let Some(write) = self.unsent.take().or_else(|| self.next_write(lease)) else { break };
-            *left = left.saturating_sub(self.cost(&write));
+            left.round = left.round.saturating_sub(self.cost(&write));
             if let Err(write) = writer.try_send(write) {
                 self.unsent = Some(*write);
                 break;
@@ -233,9 +233,26 @@ impl Projection {
     }
 }
 
-/// What a loop may hand to the writer in one step.
-pub fn step_bytes() -> usize {
-    sizes().bytes_per_step
+/// What a loop may yet hand to the writer in one step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepBytes {
+    /// Of rounds.
+    pub round: usize,
+    /// Of requests ahead of them. Where writes fail they are sent again and again: a round must fail beside them, and be heard.
+    pub ahead: usize,
+}
+
+impl Default for StepBytes {
+    fn default() -> Self {
+        Self { round: sizes().bytes_per_step, ahead: sizes().ahead_per_step }
+    }
+}
+
+impl StepBytes {
+    /// Whether either is used up.
+    pub const fn are_used_up(&self) -> bool {
+        self.round == 0 || self.ahead == 0
+    }
 }
 
 const fn cards(generation: u32, number: u32) -> BlockId {

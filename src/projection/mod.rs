@@ -17,7 +17,7 @@ mod state_dir;
 mod store;
 mod writer;
 
-pub use checkpoint::{Step, step_bytes};
+pub use checkpoint::{Step, StepBytes};
 pub use meta::{LogIdentity, Positions};
 #[cfg(any(test, feature = "simulation"))]
 pub use sizes::make_small;
@@ -166,6 +166,7 @@ impl Projection {
             Err(error) => tree.without_disk(&error),
         };
         self.cards.all_dirty();
+        self.expired.clear();
         self.on_disk = CardBlocks { generation: self.generation, bits: NO_BLOCKS };
     }
 
@@ -238,6 +239,11 @@ impl Projection {
     /// ahead for a while must not empty the memory.
     pub fn expire(&mut self) {
         self.expired.extend(self.requests.expire(self.decided_ms));
+    }
+
+    /// Drops all that has expired of a state that has nothing on a disk, where nobody removes it later.
+    pub fn expire_in_memory(&mut self) {
+        while !self.requests.expire(self.decided_ms).is_empty() {}
     }
 
     /// Records that a replay from the last round's position would read.

@@ -19,7 +19,7 @@ const RECORD: usize = 16 + 16 + 8 + 2;
 const NUMBER_BITS: u32 = 24;
 const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
 /// Blocks that expire in one step at most: more requests than a step can bring.
-const EXPIRED_PER_STEP: usize = 16;
+const EXPIRED_PER_STEP: usize = 64;
 /// Tags that a shard holds on average before the next one is split.
 const TAGS_PER_SHARD: usize = 200;
 
@@ -262,6 +262,11 @@ impl Requests {
     }
 
     fn load_block(&mut self, id: BlockId, body: &[u8], records: usize, log_end: i64) -> Result<(), StoreError> {
+        let full = records == sizes().requests_per_block;
+        // One of another size than is written now would be read in part.
+        if full && body.len() != records * RECORD {
+            return Err(StoreError::Damaged("a block of requests has another size"));
+        }
         // The last block may have grown since the mark: what came later is read from the log again.
         let body = body.get(..records * RECORD).ok_or(StoreError::Damaged("a block of requests is short"))?;
         let mut newest_ms = i64::MIN;
@@ -270,7 +275,6 @@ impl Requests {
             newest_ms = newest_ms.max(remembered.dt.at_ms);
             self.tag(&request, id.number);
         }
-        let full = records == sizes().requests_per_block;
         self.written += usize::from(full);
         let body = if full { Body::Disk } else { Body::Memory(Arc::new(body.to_vec())) };
         self.blocks.push_back(Block { body, records: records as u32, newest_ms, log_end });

@@ -8,9 +8,11 @@ pub struct Sizes {
     /// When the mean block of cards outgrows it, buckets are split until there are twice as many. sled keeps up to sixteen blocks to
     /// a page and never fewer than 256 pages in memory: with 32 KiB that was all of a million cards once more.
     pub grow_at_mean_bytes: u64,
-    /// Bytes handed to the writer in one step of a loop, of all its partitions together, so that a batch never waits long for a
-    /// round: 5 ms are allowed, these take some 2. The block that reaches it is the last.
+    /// Bytes of rounds handed to the writer in one step of a loop, of all its partitions together, so that a batch never waits long
+    /// for a round: 5 ms are allowed, these take some 2. The block that reaches it is the last.
     pub bytes_per_step: usize,
+    /// The same of requests written ahead: more than a batch brings. Apart from the rounds', so that neither holds up the other.
+    pub ahead_per_step: usize,
     /// Blocks that may wait for the writer: some 4 MiB.
     pub queue: usize,
     /// A change smaller than this counts as so much when it is asked whether a round pays.
@@ -24,6 +26,7 @@ const SIZES: Sizes = Sizes {
     requests_per_block: 96,
     grow_at_mean_bytes: 8 * 1024,
     bytes_per_step: 2 * 1024 * 1024,
+    ahead_per_step: 1024 * 1024,
     queue: 1024,
     least_change_bytes: 4096,
     max_unwritten_bytes: 64 * 1024 * 1024,
@@ -47,6 +50,7 @@ mod small {
         requests_per_block: 8,
         grow_at_mean_bytes: 300,
         bytes_per_step: 400,
+        ahead_per_step: 400,
         queue: 2,
         least_change_bytes: 64,
         max_unwritten_bytes: 20_000,

@@ -203,7 +203,7 @@ impl Follower {
     /// Forgets what has expired while it is warm.
     pub fn expire(&mut self) {
         if let Some(projection) = &mut self.projection {
-            projection.expire();
+            projection.expire_in_memory();
         }
     }
 

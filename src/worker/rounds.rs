@@ -7,7 +7,7 @@ use super::status::PartitionState;
 use super::{Stop, time};
 use crate::kafka::{CommitError, Committed, InputOffsets, Log};
 use crate::mutation::{self, Mutation};
-use crate::projection::{Positions, Step, step_bytes};
+use crate::projection::{Positions, Step, StepBytes};
 use std::collections::BTreeMap;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::sync::Arc;
@@ -26,25 +26,27 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 const ROUND_RETRY_MS: i64 = 10_000;
 
 impl<L: Log> Loop<L> {
-    /// Goes on with the rounds by a bounded step, and begins those that are due. The partition that was about to take the last of
-    /// what a step may hand over is the first of the next step.
+    /// Goes on with the rounds by a bounded step, and begins those that are due. The partition after the one that took the last
+    /// of what a step may hand over is the first of the next step.
     pub(super) fn checkpoint(&mut self) {
         let first = self.checkpoint_first;
-        let mut left = step_bytes();
+        let mut left = StepBytes::default();
         for range in [(Included(first), Unbounded), (Unbounded, Excluded(first))] {
             self.checkpoint_of(range, &mut left);
         }
     }
 
-    fn checkpoint_of(&mut self, range: (Bound<i32>, Bound<i32>), left: &mut usize) {
+    fn checkpoint_of(&mut self, range: (Bound<i32>, Bound<i32>), left: &mut StepBytes) {
         let now_ms = (self.parts.clock)();
         let (log, writer, rules) = (&mut self.parts.log, &self.parts.writer, &self.parts.rules);
         for (partition, running) in self.partitions.range_mut(range).filter_map(|(p, s)| Some((*p, s.running_mut()?))) {
             running.projection.expire();
-            if *left > 0 {
-                self.checkpoint_first = partition;
+            let were_used_up = left.are_used_up();
+            let step = running.projection.checkpoint_step(writer, running.held.lease(), left);
+            if left.are_used_up() && !were_used_up {
+                self.checkpoint_first = partition.saturating_add(1);
             }
-            match running.projection.checkpoint_step(writer, running.held.lease(), left) {
+            match step {
                 Step::Done => {
                     (running.last_round_ms, running.round_failed) = (now_ms, false);
                     if self.parts.status.disk_failure().is_some() {
@@ -169,7 +171,7 @@ impl<L: Log> Loop<L> {
     /// Goes on with a partition's last round; `false` when there is nothing more to do.
     fn last_round_step(&mut self, partition: i32, state: &mut Final) -> bool {
         let Some(running) = self.partitions.get_mut(&partition).and_then(Partition::running_mut) else { return false };
-        running.projection.checkpoint_step(&self.parts.writer, running.held.lease(), &mut step_bytes());
+        running.projection.checkpoint_step(&self.parts.writer, running.held.lease(), &mut StepBytes::default());
         if running.projection.in_round() {
             return true;
         }
