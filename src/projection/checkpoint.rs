@@ -27,7 +27,8 @@ pub const NO_BLOCKS: u32 = u32::MAX;
 /// What a removal counts for in a step.
 const REMOVAL_BYTES: usize = 4 * 1024;
 
-/// A bucket that is split is read, hashed and moved before its halves are written: measured 6 ms for what takes 2 without.
+/// A bucket that is split is read, hashed and moved before its halves are written: a step of as many bytes took
+/// up to 12.6 ms of CPU, where it took up to 4.7 without.
 const GROWTH_FACTOR: usize = 3;
 
 /// Rounds are numbered through the process: the writer knows failed ones by their number.

@@ -496,6 +496,3 @@ impl Follower {
         let _ = self.reply.send(Restored { partition: self.partition, cancel: self.cancel, result: Err(stop) });
     }
 }
-
-/// How long a job that could not begin waits before it is tried again.
-pub const RETRY_AFTER: Duration = Duration::from_millis(200);

@@ -2,7 +2,7 @@
 
 use super::leases::{Held, Leases};
 use super::partition::Cancel;
-use super::restore::{Failed, Follower, RETRY_AFTER, StartAt, Surroundings};
+use super::restore::{Failed, Follower, StartAt, Surroundings};
 use super::rules::Rules;
 use super::status::{PartitionState, Status};
 use super::{Stop, time};
@@ -24,6 +24,8 @@ const WARM_AFTER: Duration = Duration::from_secs(3);
 const STANDSTILL: Duration = Duration::from_secs(1);
 /// How often it is said that restores cannot begin.
 const WARN_EVERY: Duration = Duration::from_secs(10);
+/// How long a job that could not begin waits before it is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How long a restore may fail to begin before the process ends.
 const MAX_FAILING: Duration = Duration::from_secs(300);
 
