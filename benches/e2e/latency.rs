@@ -30,11 +30,35 @@ pub struct Latency {
     pub max_ms: f64,
 }
 
-/// Sends commands with numbers from `first` on, and waits for all their answers.
+/// A command and its answer.
+#[derive(Clone, Copy)]
+pub struct Answered {
+    /// When it was due, from the first one's moment on.
+    pub due: Duration,
+    pub partition: i32,
+    pub after: Duration,
+}
+
+impl Latency {
+    /// `None` of nothing.
+    pub fn of<'a>(answered: impl Iterator<Item = &'a Answered>) -> Option<Self> {
+        let mut ms: Vec<f64> = answered.map(|a| a.after.as_secs_f64() * 1000.0).collect();
+        ms.sort_by(f64::total_cmp);
+        let quantile = |q: f64| ms.get((ms.len().saturating_sub(1) as f64 * q) as usize).copied();
+        Some(Self { p50_ms: quantile(0.5)?, p99_ms: quantile(0.99)?, max_ms: quantile(1.0)? })
+    }
+}
+
+/// The latency of commands with numbers from `first` on, without those of a warm-up.
 pub fn measure(site: &Site, workload: &Workload, first: u64, rate: u64, seconds: u64) -> Latency {
-    let reader = reader(site);
     let count = (WARM_UP.as_secs() + seconds) * rate;
-    let started = Instant::now();
+    let answered = answers(site, workload, first, rate, count, Instant::now());
+    Latency::of(answered.iter().filter(|a| a.due >= WARM_UP)).unwrap()
+}
+
+/// Sends `count` commands with numbers from `first` on, the first one at `started`, and waits for all their answers.
+pub fn answers(site: &Site, workload: &Workload, first: u64, rate: u64, count: u64, started: Instant) -> Vec<Answered> {
+    let reader = reader(site);
     let due = |i: u64| Duration::from_secs_f64(i as f64 / rate as f64);
     let mut answers = Answers::awaited(workload, first, count);
     std::thread::scope(|scope| {
@@ -54,22 +78,19 @@ pub fn measure(site: &Site, workload: &Workload, first: u64, rate: u64, seconds:
             let number =
                 message.payload().and_then(|p| u64::from_str_radix(std::str::from_utf8(&p[NUMBER]).ok()?, 16).ok());
             if let Some(i) = answers.take(number) {
-                answers.after[i] = Some(started.elapsed().saturating_sub(due(i as u64)));
+                let (due, partition) = (due(i as u64), message.partition());
+                let after = started.elapsed().saturating_sub(due);
+                answers.answered[i] = Some(Answered { due, partition, after });
             }
         }
     });
-    let answered = answers.after;
-    let skipped = (WARM_UP.as_secs() * rate) as usize;
-    let mut ms: Vec<f64> = answered[skipped..].iter().flatten().map(|d| d.as_secs_f64() * 1000.0).collect();
-    ms.sort_by(f64::total_cmp);
-    let quantile = |q: f64| ms[((ms.len() - 1) as f64 * q) as usize];
-    Latency { p50_ms: quantile(0.5), p99_ms: quantile(0.99), max_ms: quantile(1.0) }
+    answers.answered.into_iter().flatten().collect()
 }
 
 /// What is not answered yet.
 struct Answers {
     /// By the order of sending.
-    after: Vec<Option<Duration>>,
+    answered: Vec<Option<Answered>>,
     missing: usize,
     /// Repeated commands have the numbers of the first ones: they are told apart by their order.
     by_number: HashMap<u64, VecDeque<usize>>,
@@ -80,13 +101,13 @@ impl Answers {
     fn awaited(workload: &Workload, first: u64, count: u64) -> Self {
         let mut by_number = HashMap::<u64, VecDeque<usize>>::new();
         (0..count).for_each(|i| by_number.entry(number_of(workload, first + i)).or_default().push_back(i as usize));
-        Self { after: vec![None; count as usize], missing: count as usize, by_number, oldest: 0 }
+        Self { answered: vec![None; count as usize], missing: count as usize, by_number, oldest: 0 }
     }
 
     /// Which command an answer is to. A copy loop answers in the order of the commands, with no id of its own.
     fn take(&mut self, number: Option<u64>) -> Option<usize> {
         let named = number.and_then(|n| self.by_number.get_mut(&n)?.pop_front());
-        while self.after.get(self.oldest)?.is_some() {
+        while self.answered.get(self.oldest)?.is_some() {
             self.oldest += 1;
         }
         self.missing -= 1;

@@ -6,6 +6,7 @@
 // All of this is a program that measures: what cannot be made is its own failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod events;
 mod floor;
 mod latency;
 mod load;
@@ -56,6 +57,9 @@ struct Arguments {
     /// A saved run to be held against: exit code 1 when a ratio to the floor is worse by more than a sixth.
     #[arg(long)]
     against: Option<PathBuf>,
+    /// Only this: what a second process that comes and goes does to the answers, by partition.
+    #[arg(long)]
+    events: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -73,6 +77,10 @@ fn main() -> ExitCode {
     );
     let ctx = Ctx { bootstrap: broker.bootstrap.clone() };
     warm_up(&ctx, &arguments);
+    if arguments.events {
+        events::run(&ctx, arguments.count, arguments.rate);
+        return ExitCode::SUCCESS;
+    }
     let chosen = |w: &&Workload| match arguments.workloads.as_slice() {
         [] => w.name != "many",
         names => names.iter().any(|n| n == w.name),

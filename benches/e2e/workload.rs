@@ -26,7 +26,7 @@ pub enum Cards {
 /// How many accounts a command has: from, to.
 pub struct Accounts(pub u64, pub u64);
 
-const USUAL: Workload = Workload {
+pub const USUAL: Workload = Workload {
     name: "uniform",
     about: "200,000 cards, 1 to 3 accounts, 8 partitions",
     cards: Cards::Uniform(200_000),

@@ -21,8 +21,44 @@ pub fn list_ends(
         false => rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
     };
     let timeout_ms = timeout.as_millis() as i32;
-    // SAFETY: a live client; list, options and queue are destroyed once, the event after its infos were copied; an error
-    // object is owned by the caller and destroyed.
+    // SAFETY: a live client; the queue and the event are destroyed once, the event after its infos were copied.
+    unsafe {
+        let queue = ask(rk, logs, isolation, timeout_ms);
+        // The request's own time-out ends it; a second more lets that answer arrive.
+        let event = rd::rd_kafka_queue_poll(queue, timeout_ms + 1000);
+        let ends = if event.is_null() { Err(RDKafkaErrorCode::OperationTimedOut) } else { read(event) };
+        if !event.is_null() {
+            rd::rd_kafka_event_destroy(event);
+        }
+        rd::rd_kafka_queue_destroy(queue);
+        ends
+    }
+}
+
+/// Makes the threads of the logs' leaders look what is to be fetched: a request that nobody waits for.
+///
+/// librdkafka pauses all partitions while the group's event is unanswered, and takes the pause back without waking those threads,
+/// which sleep up to a second when they have nothing to fetch (2.12: `rd_kafka_toppar_pause_resume`, `rd_kafka_broker_consumer_serve`).
+pub fn wake_fetching(rk: *mut rd::rd_kafka_t, logs: &[LogPlace<'_>]) {
+    let isolation = rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED;
+    // SAFETY: a live client; the request has its own hold on the queue, whose destruction makes the client drop the answer.
+    unsafe { rd::rd_kafka_queue_destroy(ask(rk, logs, isolation, WAKING_TIMEOUT_MS)) }
+}
+
+/// How long the client keeps a request whose answer nobody wants.
+const WAKING_TIMEOUT_MS: i32 = 1000;
+
+/// Asks for ends; the answer comes as an event of the queue, which is the caller's.
+///
+/// SAFETY: `rk` must be a live client.
+unsafe fn ask(
+    rk: *mut rd::rd_kafka_t,
+    logs: &[LogPlace<'_>],
+    isolation: rd::rd_kafka_IsolationLevel_t,
+    timeout_ms: i32,
+) -> *mut rd::rd_kafka_queue_t {
+    // SAFETY: the caller's promise; list and options are destroyed once, after the request has copied them; an error object is
+    // owned by the caller and destroyed.
     unsafe {
         let list = rd::rd_kafka_topic_partition_list_new(logs.len() as i32);
         for (topic, partition) in logs {
@@ -40,14 +76,7 @@ pub fn list_ends(
         rd::rd_kafka_ListOffsets(rk, list, options, queue);
         rd::rd_kafka_AdminOptions_destroy(options);
         rd::rd_kafka_topic_partition_list_destroy(list);
-        // The request's own time-out ends it; a second more lets that answer arrive.
-        let event = rd::rd_kafka_queue_poll(queue, timeout_ms + 1000);
-        let ends = if event.is_null() { Err(RDKafkaErrorCode::OperationTimedOut) } else { read(event) };
-        if !event.is_null() {
-            rd::rd_kafka_event_destroy(event);
-        }
-        rd::rd_kafka_queue_destroy(queue);
-        ends
+        queue
     }
 }
 

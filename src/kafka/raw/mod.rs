@@ -11,7 +11,7 @@ mod message;
 mod produce;
 
 pub use admin::{TopicDescription, describe_topics};
-pub use ends::{LogPlace, list_ends};
+pub use ends::{LogPlace, list_ends, wake_fetching};
 pub use message::{Consumer, HeaderIter, Message, RawReader, ReadEvent};
 pub use produce::{CallError, Transactions, membership};
 
