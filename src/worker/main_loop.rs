@@ -26,6 +26,10 @@ const IDLE_WAIT: Duration = Duration::from_millis(50);
 const BUSY_WAIT: Duration = Duration::from_millis(5);
 /// Most time that the rounds of revoked partitions may take: meanwhile the loop's others wait.
 const REVOKE_ROUNDS: Duration = Duration::from_secs(2);
+/// How many batches the waiting room holds.
+const ROOM_BATCHES: usize = 4;
+/// Records beyond which it holds no more than one batch: more was measured to cost memory, and to fill batches no better.
+const ROOM_RECORDS: usize = 10_000;
 /// What a loop is made of.
 pub struct LoopParts<L> {
     /// Its connection.
@@ -244,10 +248,10 @@ impl<L: Log> Loop<L> {
         Ok(())
     }
 
-    /// Fills the waiting room until it holds a full batch or nothing is waiting; live commands first.
+    /// Fills the waiting room until it holds more than a batch or nothing is waiting; live commands first.
     ///
-    /// Records come in runs of one partition, of which a batch takes no more than its output's bound allows: the rest stays. More
-    /// room would let a batch take of more partitions, but was measured to bring nothing beside runs of half a megabyte.
+    /// Records come in runs of one partition. The room is larger than a small batch, so that a batch can take of many partitions
+    /// without any one's output growing beyond its bound.
     fn poll(&mut self) -> Result<(), Stop> {
         if self.waits_for_disk() {
             time::pause(BUSY_WAIT);
@@ -256,9 +260,12 @@ impl<L: Log> Loop<L> {
         let rules = self.parts.rules.clone();
         let started = time::now();
         let mut wait = if self.batch.is_empty() { self.idle_wait() } else { Duration::ZERO };
-        while self.batch.len() < rules.batch_max_records && self.batch_bytes < rules.batch_max_bytes {
+        // Of few partitions there is less to choose from, and what waits is gone through for each batch.
+        let batches = self.partitions.len().clamp(1, ROOM_BATCHES);
+        let room = (batches * rules.batch_max_records).min(ROOM_RECORDS.max(rules.batch_max_records));
+        while self.batch.len() < room && self.batch_bytes < rules.batch_max_bytes {
             let before = self.batch.len();
-            self.fetch(Input::Live, rules.batch_max_records - before, wait)?;
+            self.fetch(Input::Live, room - before, wait)?;
             let enough = self.batch.len() == before || time::since(started) >= rules.batch_max_delay;
             wait = if enough { self.until_markers_are_written() } else { Duration::ZERO };
             if enough && wait.is_zero() {
