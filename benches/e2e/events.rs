@@ -22,8 +22,8 @@ const TOTAL: Duration = Duration::from_secs(100);
 /// An event, from its beginning until all partitions ran again.
 struct Event {
     about: &'static str,
-    from: Duration,
-    settled: Duration,
+    from: Instant,
+    settled: Instant,
     /// The partitions that the first process had before and after it.
     stayed: Vec<i32>,
 }
@@ -37,7 +37,7 @@ pub fn run(ctx: &Ctx, count: u64, rate: u64) {
     site.wait_processed(&mut [&mut first], 600);
     let started = Instant::now();
     let (events, answered) = thread::scope(|scope| {
-        let load = scope.spawn(|| answers(&site, &workload, count, rate, rate * TOTAL.as_secs(), started));
+        let load = scope.spawn(|| answers(&site, &workload, count, rate, rate * TOTAL.as_secs()));
         let events = play(&site, port, started);
         (events, load.join().unwrap())
     });
@@ -54,14 +54,14 @@ fn play(site: &Site, first: u16, started: Instant) -> Vec<Event> {
     let event = |about, act: &mut dyn FnMut() -> Vec<u16>| {
         // A time without events is what is wanted, and has no end to wait for.
         thread::sleep(QUIET);
-        let (from, before) = (started.elapsed(), running(first));
+        let (from, before) = (Instant::now(), running(first));
         let living = act();
         wait_until(&format!("all partitions run: {about}"), 60, || {
             let each: Vec<usize> = living.iter().map(|port| running(*port).len()).collect();
             each.iter().all(|n| *n > 0) && each.iter().sum::<usize>() == PARTITIONS as usize
         });
         let stayed = running(first).into_iter().filter(|p| before.contains(p)).collect();
-        Event { about, from, settled: started.elapsed(), stayed }
+        Event { about, from, settled: Instant::now(), stayed }
     };
     let mut second = None;
     let join = |second: &mut Option<Worker>| {
@@ -99,10 +99,9 @@ fn report(events: &[Event], answered: &[Answered], rate: u64) {
     );
     println!("| event | took, s | kept partitions: p50 | p99 | max | moved ones: p50 | p99 | max |");
     println!("|---|---|---|---|---|---|---|---|");
-    let mut from = Duration::ZERO;
     for event in events {
-        // Of nothing: all the time before it.
-        from = if event.about == "nothing" { from + QUIET / 5 } else { event.from };
+        // Of nothing: the time before it, without a warm-up.
+        let from = if event.about == "nothing" { event.from - QUIET / 5 * 4 } else { event.from };
         let within = |a: &&Answered| a.due >= from && a.due <= event.settled;
         let of = |stayed: bool| {
             let those = answered.iter().filter(within).filter(|a| event.stayed.contains(&a.partition) == stayed);

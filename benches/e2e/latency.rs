@@ -33,8 +33,7 @@ pub struct Latency {
 /// A command and its answer.
 #[derive(Clone, Copy)]
 pub struct Answered {
-    /// When it was due, from the first one's moment on.
-    pub due: Duration,
+    pub due: Instant,
     pub partition: i32,
     pub after: Duration,
 }
@@ -52,13 +51,14 @@ impl Latency {
 /// The latency of commands with numbers from `first` on, without those of a warm-up.
 pub fn measure(site: &Site, workload: &Workload, first: u64, rate: u64, seconds: u64) -> Latency {
     let count = (WARM_UP.as_secs() + seconds) * rate;
-    let answered = answers(site, workload, first, rate, count, Instant::now());
-    Latency::of(answered.iter().filter(|a| a.due >= WARM_UP)).unwrap()
+    let answered = answers(site, workload, first, rate, count);
+    Latency::of(answered.iter().skip((WARM_UP.as_secs() * rate) as usize)).unwrap()
 }
 
-/// Sends `count` commands with numbers from `first` on, the first one at `started`, and waits for all their answers.
-pub fn answers(site: &Site, workload: &Workload, first: u64, rate: u64, count: u64, started: Instant) -> Vec<Answered> {
+/// Sends `count` commands with numbers from `first` on, and waits for all their answers.
+pub fn answers(site: &Site, workload: &Workload, first: u64, rate: u64, count: u64) -> Vec<Answered> {
     let reader = reader(site);
+    let started = Instant::now();
     let due = |i: u64| Duration::from_secs_f64(i as f64 / rate as f64);
     let mut answers = Answers::awaited(workload, first, count);
     std::thread::scope(|scope| {
@@ -78,8 +78,8 @@ pub fn answers(site: &Site, workload: &Workload, first: u64, rate: u64, count: u
             let number =
                 message.payload().and_then(|p| u64::from_str_radix(std::str::from_utf8(&p[NUMBER]).ok()?, 16).ok());
             if let Some(i) = answers.take(number) {
-                let (due, partition) = (due(i as u64), message.partition());
-                let after = started.elapsed().saturating_sub(due);
+                let (due, partition) = (started + due(i as u64), message.partition());
+                let after = due.elapsed();
                 answers.answered[i] = Some(Answered { due, partition, after });
             }
         }

@@ -163,18 +163,19 @@ impl ClientSettings {
             config.set("group.instance.id", id);
         }
         self.default_to(&mut config, "heartbeat.interval.ms", HEARTBEAT_MS);
-        // Shorter runs of a partition let a batch take of more of them; below half a megabyte batches are not filled any more.
-        self.default_to(&mut config, "fetch.message.max.bytes", "524288");
-        self.default_to(&mut config, "queued.min.messages", "5000");
-        self.fetching(&mut config);
+        self.fetching(&mut config, "5000");
         config
     }
 
-    /// Measured: larger queues cost memory and save nothing; the default back-off starves a fast worker for a second.
-    fn fetching(&self, config: &mut ClientConfig) {
+    /// Measured: larger queues cost memory and save nothing, and a loop that decides needs shorter ones than a restore; the default
+    /// back-off starves a fast worker for a second. A partition's part of an answer holds the largest batch that a topic takes by
+    /// default: of what is larger a broker sends one partition's only.
+    fn fetching(&self, config: &mut ClientConfig, queued_min: &str) {
         for (name, value) in [
+            ("queued.min.messages", queued_min),
             ("queued.max.messages.kbytes", "65536"),
             ("fetch.queue.backoff.ms", "2"),
+            ("fetch.message.max.bytes", "1048588"),
             ("fetch.max.bytes", "16777216"),
             ("fetch.wait.max.ms", "50"),
             ("socket.timeout.ms", FETCH_TIMEOUT_MS),
@@ -241,9 +242,7 @@ impl ClientSettings {
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true");
-        self.default_to(&mut config, "fetch.message.max.bytes", "1048576");
-        self.default_to(&mut config, "queued.min.messages", "20000");
-        self.fetching(&mut config);
+        self.fetching(&mut config, "20000");
         config
     }
 

@@ -28,8 +28,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(5);
 const REVOKE_ROUNDS: Duration = Duration::from_secs(2);
 /// How many batches the waiting room holds.
 const ROOM_BATCHES: usize = 4;
-/// Records beyond which it holds no more than one batch: more was measured to cost memory, and to fill batches no better.
-const ROOM_RECORDS: usize = 10_000;
+/// Records beyond which it holds no more than one batch: more was measured to cost memory, and to fill batches hardly better.
+const ROOM_RECORDS: usize = 12_000;
 /// What a loop is made of.
 pub struct LoopParts<L> {
     /// Its connection.
@@ -250,8 +250,8 @@ impl<L: Log> Loop<L> {
 
     /// Fills the waiting room until it holds more than a batch or nothing is waiting; live commands first.
     ///
-    /// Records come in runs of one partition. The room is larger than a small batch, so that a batch can take of many partitions
-    /// without any one's output growing beyond its bound.
+    /// Records come in runs of one partition. The room holds more records than a small batch, so that a batch can take of many
+    /// partitions without any one's output growing beyond its bound; of bytes no more than one batch, for the memory.
     fn poll(&mut self) -> Result<(), Stop> {
         if self.waits_for_disk() {
             time::pause(BUSY_WAIT);
