@@ -25,7 +25,7 @@ struct Event {
     from: Instant,
     settled: Instant,
     /// The partitions that the first process had before and after it.
-    stayed: Vec<i32>,
+    kept: Vec<i32>,
 }
 
 /// Sends `count` commands, lets a process take them in, and then plays the events at `rate` commands a second.
@@ -60,8 +60,8 @@ fn play(site: &Site, first: u16, started: Instant) -> Vec<Event> {
             let each: Vec<usize> = living.iter().map(|port| running(*port).len()).collect();
             each.iter().all(|n| *n > 0) && each.iter().sum::<usize>() == PARTITIONS as usize
         });
-        let stayed = running(first).into_iter().filter(|p| before.contains(p)).collect();
-        Event { about, from, settled: Instant::now(), stayed }
+        let kept = running(first).into_iter().filter(|p| before.contains(p)).collect();
+        Event { about, from, settled: Instant::now(), kept }
     };
     let mut second = None;
     let join = |second: &mut Option<Worker>| {
@@ -69,7 +69,9 @@ fn play(site: &Site, first: u16, started: Instant) -> Vec<Event> {
         *second = Some(worker);
         vec![first, port]
     };
-    let mut events = vec![event("nothing", &mut || vec![first])];
+    let nothing = event("nothing", &mut || vec![first]);
+    // The time before it, without a warm-up.
+    let mut events = vec![Event { from: nothing.from - QUIET / 5 * 4, ..nothing }];
     events.push(event("a second process joins, its disk empty", &mut || join(&mut second)));
     events.push(event("it gets SIGTERM", &mut || {
         second.as_mut().unwrap().stop();
@@ -100,11 +102,9 @@ fn report(events: &[Event], answered: &[Answered], rate: u64) {
     println!("| event | took, s | kept partitions: p50 | p99 | max | moved ones: p50 | p99 | max |");
     println!("|---|---|---|---|---|---|---|---|");
     for event in events {
-        // Of nothing: the time before it, without a warm-up.
-        let from = if event.about == "nothing" { event.from - QUIET / 5 * 4 } else { event.from };
-        let within = |a: &&Answered| a.due >= from && a.due <= event.settled;
-        let of = |stayed: bool| {
-            let those = answered.iter().filter(within).filter(|a| event.stayed.contains(&a.partition) == stayed);
+        let within = |a: &&Answered| a.due >= event.from && a.due <= event.settled;
+        let of = |kept: bool| {
+            let those = answered.iter().filter(within).filter(|a| event.kept.contains(&a.partition) == kept);
             Latency::of(those).map_or("– | – | –".to_owned(), |l| {
                 format!("{:.1} | {:.1} | {:.1}", l.p50_ms, l.p99_ms, l.max_ms)
             })

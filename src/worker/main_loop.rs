@@ -28,7 +28,7 @@ const BUSY_WAIT: Duration = Duration::from_millis(5);
 const REVOKE_ROUNDS: Duration = Duration::from_secs(2);
 /// How many batches the waiting room holds.
 const ROOM_BATCHES: usize = 4;
-/// Records beyond which it holds no more than one batch: more was measured to cost memory, and to fill batches hardly better.
+/// How many records it holds at most, where a batch is no larger: more was measured to cost memory and to fill batches hardly better.
 const ROOM_RECORDS: usize = 12_000;
 /// What a loop is made of.
 pub struct LoopParts<L> {

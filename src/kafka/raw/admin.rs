@@ -1,6 +1,7 @@
 //! Descriptions of topics: the one place that tells a topic's id.
 
 use super::c_name;
+use super::request::{answer, options};
 use rdkafka::bindings as rd;
 use rdkafka::types::RDKafkaErrorCode;
 use std::ffi::CStr;
@@ -28,25 +29,16 @@ pub fn describe_topics(
     let c_names: Vec<_> = names.iter().map(|n| c_name(n)).collect();
     let mut pointers: Vec<_> = c_names.iter().map(|n| n.as_ptr()).collect();
     let timeout_ms = timeout.as_millis() as i32;
-    // SAFETY: a live client; names outlive the call that copies them; queue, options and collection are destroyed once, the
-    // event after its descriptions were copied.
+    // SAFETY: a live client; names outlive the call that copies them; options and collection are destroyed once, the queue with
+    // the answer, whose descriptions are copied.
     unsafe {
         let queue = rd::rd_kafka_queue_new(rk);
         let topics = rd::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-        let options = rd::rd_kafka_AdminOptions_new(rk, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
-        let mut why = [0; 128];
-        rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why.as_mut_ptr(), why.len());
+        let options = options(rk, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout_ms);
         rd::rd_kafka_DescribeTopics(rk, topics, options, queue);
         rd::rd_kafka_TopicCollection_destroy(topics);
         rd::rd_kafka_AdminOptions_destroy(options);
-        // The request's own time-out ends it; a second more lets that answer arrive.
-        let event = rd::rd_kafka_queue_poll(queue, timeout_ms + 1000);
-        let described = if event.is_null() { Err(RDKafkaErrorCode::OperationTimedOut) } else { read(event) };
-        if !event.is_null() {
-            rd::rd_kafka_event_destroy(event);
-        }
-        rd::rd_kafka_queue_destroy(queue);
-        described
+        answer(queue, timeout_ms, read)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ends of many logs in one request a broker; rdkafka has a request for each partition only.
 
 use super::c_name;
+use super::request::{answer, options};
 use rdkafka::bindings as rd;
 use rdkafka::types::RDKafkaErrorCode;
 use std::ffi::CStr;
@@ -21,18 +22,8 @@ pub fn list_ends(
         false => rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
     };
     let timeout_ms = timeout.as_millis() as i32;
-    // SAFETY: a live client; the queue and the event are destroyed once, the event after its infos were copied.
-    unsafe {
-        let queue = ask(rk, logs, isolation, timeout_ms);
-        // The request's own time-out ends it; a second more lets that answer arrive.
-        let event = rd::rd_kafka_queue_poll(queue, timeout_ms + 1000);
-        let ends = if event.is_null() { Err(RDKafkaErrorCode::OperationTimedOut) } else { read(event) };
-        if !event.is_null() {
-            rd::rd_kafka_event_destroy(event);
-        }
-        rd::rd_kafka_queue_destroy(queue);
-        ends
-    }
+    // SAFETY: a live client; the queue is this call's own, and what the answer says is copied.
+    unsafe { answer(ask(rk, logs, isolation, timeout_ms), timeout_ms, read) }
 }
 
 /// Makes the threads of the logs' leaders look what is to be fetched: a request that nobody waits for.
@@ -65,9 +56,7 @@ unsafe fn ask(
             let element = rd::rd_kafka_topic_partition_list_add(list, c_name(topic).as_ptr(), *partition);
             (*element).offset = rd::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64;
         }
-        let options = rd::rd_kafka_AdminOptions_new(rk, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
-        let mut why = [0; 128];
-        rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why.as_mut_ptr(), why.len());
+        let options = options(rk, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, timeout_ms);
         let refused = rd::rd_kafka_AdminOptions_set_isolation_level(options, isolation);
         if !refused.is_null() {
             rd::rd_kafka_error_destroy(refused);

@@ -2,13 +2,15 @@
 //! project.
 //!
 //! Owns batch consumption through a private queue, producing without a future for each record, the transactional calls,
-//! descriptions of topics, and the ends of many logs in one request. It must never decide anything: it translates, and each block says why it is sound.
+//! descriptions of topics, the ends of many logs in one request, and the waking of threads that fetch. It must never decide anything:
+//! it translates, and each block says why it is sound.
 #![allow(unsafe_code)]
 
 mod admin;
 mod ends;
 mod message;
 mod produce;
+mod request;
 
 pub use admin::{TopicDescription, describe_topics};
 pub use ends::{LogPlace, list_ends, wake_fetching};
