@@ -1,9 +1,10 @@
 //! Ends of changelogs on request, answered beside the loops: a checkpoint round never makes a batch wait for the broker.
 
-use super::settings::{Quiet, REQUEST_TIMEOUT, watched};
+use super::offsets::{OFFSETS_TIMEOUT, bounds};
+use super::settings::{Quiet, watched};
 use super::{ClientSettings, Fault, LogEnds, Slot};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::BaseConsumer;
 use std::sync::Arc;
 
 type Answer = (i32, Option<LogEnds>);
@@ -37,8 +38,8 @@ impl Ends {
             .spawn(move || {
                 for (partition, reply) in queue {
                     let end = |topic: &str| {
-                        let ask = || client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
-                        watched(&slot, "fetch_watermarks", 2 * REQUEST_TIMEOUT, ask).ok().map(|(_, end)| end)
+                        let ask = || bounds(&client, topic, partition);
+                        watched(&slot, "offsets::bounds", OFFSETS_TIMEOUT, ask).ok().map(|(_, end)| end)
                     };
                     let ends = end(&topics[0]).zip(end(&topics[1]));
                     let ends = ends.map(|(cards, completions)| LogEnds { cards, completions });

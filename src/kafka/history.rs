@@ -1,12 +1,12 @@
 //! Reading ranges of any topic, committed records only, without a group: what is replayed, and the answers to it.
 
 use super::error::{GRANT, fault, is_denied};
+use super::offsets::{bounds, offset_at};
 use super::raw::{RawReader, ReadEvent};
 use super::settings::{Quiet, REQUEST_TIMEOUT};
 use super::{ClientSettings, Fault, Record};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
-use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
 /// What the reading of a topic met.
@@ -52,23 +52,14 @@ impl History {
 
     /// First offset of a partition, and the offset after its last committed record.
     pub fn bounds(&self, partition: i32) -> Result<(i64, i64), Fault> {
-        self.reader
-            .consumer()
-            .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)
+        bounds(self.reader.consumer(), &self.topic, partition)
             .map_err(|e| fault(&format!("the bounds of {} partition {partition}", self.topic), &e))
     }
 
     /// The first offset whose record is not older than `at_ms`; `None` when all are.
     pub fn offset_at(&self, partition: i32, at_ms: i64) -> Result<Option<i64>, Fault> {
-        let what = || format!("an offset of {} by time", self.topic);
-        let mut times = TopicPartitionList::new();
-        times
-            .add_partition_offset(&self.topic, partition, Offset::Offset(at_ms.max(0)))
-            .map_err(|e| fault(&what(), &e))?;
-        let found = self.reader.consumer().offsets_for_times(times, REQUEST_TIMEOUT).map_err(|e| fault(&what(), &e))?;
-        let Some(element) = found.elements().into_iter().next() else { return Ok(None) };
-        element.error().map_err(|e| fault(&what(), &e))?;
-        Ok(if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None })
+        offset_at(self.reader.consumer(), &self.topic, partition, at_ms)
+            .map_err(|e| fault(&format!("an offset of {} by time", self.topic), &e))
     }
 
     /// Starts to read a partition.

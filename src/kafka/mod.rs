@@ -10,6 +10,7 @@ mod figures;
 mod group;
 mod history;
 mod mock;
+mod offsets;
 mod raw;
 mod reader;
 mod record;

@@ -5,12 +5,12 @@
 
 use super::error::{GRANT, fault, is_denied};
 use super::group::committed;
+use super::offsets::{OFFSETS_TIMEOUT, bounds, offset_at};
 use super::raw::{RawReader, ReadEvent};
 use super::settings::{Quiet, REQUEST_TIMEOUT, watched};
 use super::{Changelog, ClientSettings, Fault, Input, InputOffsets, ReadStep, Reader, Record, Slot};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::types::RDKafkaErrorCode as Code;
-use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
 /// Records taken at once.
@@ -57,8 +57,7 @@ impl KafkaReader {
     }
 
     fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        let ask = || self.ends.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
-        watched(&self.slot, "fetch_watermarks", 2 * REQUEST_TIMEOUT, ask)
+        watched(&self.slot, "offsets::bounds", OFFSETS_TIMEOUT, || bounds(&self.ends, topic, partition))
             .map_err(|e| fault(&format!("the bounds of {topic} partition {partition}"), &e))
     }
 }
@@ -81,20 +80,9 @@ impl Reader for KafkaReader {
     }
 
     fn offset_at(&mut self, log: Changelog, partition: i32, at_ms: i64) -> Result<Option<i64>, Fault> {
-        let mut times = TopicPartitionList::new();
-        times
-            .add_partition_offset(self.name(log), partition, Offset::Offset(at_ms.max(0)))
-            .map_err(|e| fault("a time cannot be used", &e))?;
-        let ask = || self.ends.offsets_for_times(times, REQUEST_TIMEOUT);
-        let found = watched(&self.slot, "offsets_for_times", REQUEST_TIMEOUT, ask)
-            .map_err(|e| fault("an offset by time cannot be read", &e))?;
-        let element = found.elements().into_iter().next();
-        let Some(element) = element else { return Ok(None) };
-        element.error().map_err(|e| fault("an offset by time cannot be read", &e))?;
-        Ok(match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        })
+        let ask = || offset_at(&self.ends, self.name(log), partition, at_ms);
+        watched(&self.slot, "offsets::offset_at", OFFSETS_TIMEOUT, ask)
+            .map_err(|e| fault("an offset by time cannot be read", &e))
     }
 
     fn start(&mut self, log: Changelog, partition: i32, offset: i64) -> Result<(), Fault> {
@@ -138,8 +126,7 @@ impl Reader for KafkaReader {
     }
 
     fn last_stable_offset(&mut self, log: Changelog, partition: i32) -> Option<i64> {
-        let topic = self.name(log).to_owned();
-        let ask = || self.reader.consumer().fetch_watermarks(&topic, partition, REQUEST_TIMEOUT);
-        watched(&self.slot, "fetch_watermarks", 2 * REQUEST_TIMEOUT, ask).ok().map(|(_, end)| end)
+        let ask = || bounds(self.reader.consumer(), self.name(log), partition);
+        watched(&self.slot, "offsets::bounds", OFFSETS_TIMEOUT, ask).ok().map(|(_, end)| end)
     }
 }

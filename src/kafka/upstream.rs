@@ -1,6 +1,7 @@
 //! The other side of the worker: producing commands as an upstream does, and reading completions.
 
 use super::error::fault;
+use super::offsets::bounds;
 use super::raw::{RawReader, ReadEvent};
 use super::settings::{Quiet, REQUEST_TIMEOUT};
 use super::{ClientSettings, Fault, Record};
@@ -109,7 +110,7 @@ impl CompletionReader {
             let metadata = reader.consumer().fetch_metadata(Some(topic), REQUEST_TIMEOUT);
             let metadata = metadata.map_err(|e| fault("no broker answers", &e))?;
             for partition in metadata.topics().iter().flat_map(|t| t.partitions()) {
-                let bounds = reader.consumer().fetch_watermarks(topic, partition.id(), REQUEST_TIMEOUT);
+                let bounds = bounds(reader.consumer(), topic, partition.id());
                 let (start, end) = bounds.map_err(|e| fault("a topic's end cannot be read", &e))?;
                 reader.start(number, partition.id(), if from_start { start } else { end });
             }
