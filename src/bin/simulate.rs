@@ -3,7 +3,7 @@
 //! `cargo run --release --features simulation --bin simulate -- --help`
 
 use card_update_worker::mutation::Mutation;
-use card_update_worker::worker::simulation::run;
+use card_update_worker::worker::simulation::{SEEDS_OF_A_BUG, run};
 use clap::Parser;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     from: u64,
     /// How many seeds
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = SEEDS_OF_A_BUG, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Threads that run them
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
@@ -124,7 +124,7 @@ fn bugs(most: u64) -> ExitCode {
             }
             None => {
                 unseen += 1;
-                println!("{bug:?}: NOT SEEN within {most} seeds; CI runs 2000");
+                println!("{bug:?}: NOT SEEN within {most} seeds; CI runs {SEEDS_OF_A_BUG}");
             }
         }
     }

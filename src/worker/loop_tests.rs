@@ -14,6 +14,7 @@ use super::stage::MAX_PARTITION_OUTPUT_BYTES;
 use crate::domain::OnDuplicate;
 use crate::kafka::{Input, InputOffsets, MemoryRecord};
 use crate::projection::make_small;
+use std::time::Duration;
 
 /// A worker without a disk that has taken up its partitions.
 pub fn running(kafka: &SimKafka, rules: Rules, partitions: &[i32]) -> Worker {
@@ -228,6 +229,31 @@ fn a_partition_with_much_output_is_split_without_reordering_and_holds_up_no_othe
         assert_answered_once(&kafka, partition);
         assert_is_fold(&worker, partition);
     }
+}
+
+/// A steady rate has a round an interval; the tail of a faster one is not left lying when it has ended.
+#[test]
+fn a_round_follows_as_soon_as_commands_come_slower() {
+    let kafka = SimKafka::default();
+    let dir = tempfile::tempdir().unwrap();
+    let rules = Rules { checkpoint_interval: Duration::from_secs(30), checkpoint_max_tail: 3200, ..rules() };
+    let mut worker = Worker::with(&kafka, sled(dir.path()), rules, &[0]);
+    let mut sent = 0;
+    let mut tail_after = |commands: u64, ms: i64| {
+        (sent..sent + commands).for_each(|i| live(&kafka, 0, command(i, i, &[(0, i)])));
+        sent += commands;
+        pass_ms(ms);
+        worker.drain();
+        worker.steps(20);
+        worker.runs(0).unwrap().projection.tail_records()
+    };
+    // The first look of all, and the round that any change in a state without one is worth.
+    tail_after(1, 31_000);
+    let steady: Vec<u64> = (0..40).map(|_| tail_after(5, 500)).collect();
+    assert_eq!(*steady.last().unwrap(), 400, "twenty seconds of ten a second, two records each: {steady:?}");
+    tail_after(1, 500);
+    let slower = tail_after(1, 500);
+    assert!(slower < 100, "{slower} records are left to read");
 }
 
 /// A loop with many partitions would otherwise stand still for as many blocks.

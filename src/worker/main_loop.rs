@@ -234,7 +234,8 @@ impl<L: Log> Loop<L> {
                 last_round_ms: if state.round_due { i64::MIN } else { (self.parts.clock)() },
                 round_began: None,
                 round_failed: false,
-                pays_asked_ms: i64::MIN,
+                looked_ms: i64::MIN,
+                tail_seen: 0,
             };
             let sizes = running.projection.stats();
             self.partitions.insert(partition, Partition::Running(Box::new(running)));

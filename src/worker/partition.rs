@@ -46,8 +46,10 @@ pub struct Running {
     pub last_round_ms: i64,
     /// Whether the last round failed.
     pub round_failed: bool,
-    /// When it was last asked whether a round pays, milliseconds since the epoch.
-    pub pays_asked_ms: i64,
+    /// When the tail was last looked at, milliseconds since the epoch.
+    pub looked_ms: i64,
+    /// Records that it had then.
+    pub tail_seen: u64,
 }
 
 /// What a loop does with a partition.

@@ -18,8 +18,11 @@ const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
 /// Not from the design, which waits for the longest tail or the interval: a round that pays is begun when the tail is this part of
 /// the longest allowed. Of 8 partitions a restore then reads a million records, where it would read four.
 const EARLY: u64 = 4;
-/// How often it is asked whether a round pays: the answer is a sum over all blocks of cards.
-const PAYS_ASKED_EVERY_MS: u64 = 250;
+/// Not from the design either: once commands come slower than they came, the tail that the faster ones left is worth a round from
+/// this part of the longest on. A restore soon after a rush then reads almost nothing, and a steady rate has no rounds more.
+const WORTH: u64 = 32;
+/// How often a tail is looked at: whether a round of it pays is a sum over all blocks of cards.
+const LOOK_EVERY_MS: u64 = 250;
 /// Pause before a last checkpoint is tried again that the group has refused: each refusal is a line of the client's log.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// A failed round is tried again after this.
@@ -253,17 +256,19 @@ impl Running {
         if self.round_failed {
             return now_ms - self.last_round_ms >= ROUND_RETRY_MS;
         }
-        let elapsed = now_ms.saturating_sub(self.last_round_ms);
-        let interval_ms = rules.checkpoint_interval.as_millis() as i64;
         let tail = self.projection.tail_records();
         if tail > rules.checkpoint_max_tail {
             return true;
         }
-        let wanted = elapsed > interval_ms || tail > rules.checkpoint_max_tail / EARLY;
-        if !wanted || now_ms.abs_diff(self.pays_asked_ms) < PAYS_ASKED_EVERY_MS {
+        let since_ms = now_ms.abs_diff(self.looked_ms);
+        if since_ms < LOOK_EVERY_MS {
             return false;
         }
-        self.pays_asked_ms = now_ms;
-        self.projection.round_pays()
+        let grown = tail.checked_sub(self.tail_seen).unwrap_or(tail);
+        (self.looked_ms, self.tail_seen) = (now_ms, tail);
+        let interval_ms = rules.checkpoint_interval.as_millis() as u64;
+        let elapsed = now_ms.saturating_sub(self.last_round_ms) > interval_ms as i64;
+        let slower = grown.saturating_mul(interval_ms) / since_ms < tail && tail > rules.checkpoint_max_tail / WORTH;
+        (elapsed || slower || tail > rules.checkpoint_max_tail / EARLY) && self.projection.round_pays()
     }
 }

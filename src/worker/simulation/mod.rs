@@ -28,6 +28,9 @@ pub use process::{Worker, identity, restore};
 pub use said::{Answer, assert_answered_once, assert_is_fold, completions, dead_letters, dump, fold};
 pub use store::{CutStore, SimStore, no_store, sled};
 
+/// Seeds within which each bug is seen; the rarest is seen by one of some 2,000.
+pub const SEEDS_OF_A_BUG: u64 = 10_000;
+
 use crate::mutation::{self, Mutation};
 use crate::projection::make_small;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -5,8 +5,6 @@ use crate::projection::Store;
 
 /// Seeds that are run on each of two threads.
 const SEEDS: u64 = 1000;
-/// Seeds within which each bug is seen.
-const SEEDS_OF_A_BUG: u64 = 2000;
 
 fn all_hold(seeds: std::ops::Range<u64>) {
     for seed in seeds {
