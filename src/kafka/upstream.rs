@@ -106,14 +106,19 @@ impl CompletionReader {
         let make = || settings.reader().create_with_context::<Quiet, BaseConsumer<Quiet>>(Quiet);
         let consumer = make().map_err(|e| fault("a reader cannot be made", &e))?;
         let reader = RawReader::new(consumer, topics).ok_or_else(|| Fault::Fatal("no memory for a reader".into()))?;
+        let mut starts = Vec::new();
         for (number, topic) in topics.iter().enumerate() {
             let metadata = reader.consumer().fetch_metadata(Some(topic), REQUEST_TIMEOUT);
             let metadata = metadata.map_err(|e| fault("no broker answers", &e))?;
             for partition in metadata.topics().iter().flat_map(|t| t.partitions()) {
                 let bounds = bounds(reader.consumer(), topic, partition.id());
                 let (start, end) = bounds.map_err(|e| fault("a topic's end cannot be read", &e))?;
-                reader.start(number, partition.id(), if from_start { start } else { end });
+                starts.push((number, partition.id(), if from_start { start } else { end }));
             }
+        }
+        // On a slow link what is read would hold up an answer that is still asked for.
+        for (number, partition, offset) in starts {
+            reader.start(number, partition, offset);
         }
         Ok(Self { reader })
     }

@@ -251,9 +251,13 @@ fn a_round_follows_as_soon_as_commands_come_slower() {
     tail_after(1, 31_000);
     let steady: Vec<u64> = (0..40).map(|_| tail_after(5, 500)).collect();
     assert_eq!(*steady.last().unwrap(), 400, "twenty seconds of ten a second, two records each: {steady:?}");
-    tail_after(1, 500);
-    let slower = tail_after(1, 500);
+    tail_after(1, 2000);
+    let slower = tail_after(1, 2000);
     assert!(slower < 100, "{slower} records are left to read");
+    tail_after(45, 2000);
+    tail_after(1, 2000);
+    let little = tail_after(1, 2000);
+    assert!((94..100).contains(&little), "{little} records are not worth a round of their own");
 }
 
 /// A loop with many partitions would otherwise stand still for as many blocks.

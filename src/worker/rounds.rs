@@ -18,11 +18,13 @@ const BACKFILL_COMMIT_EVERY_MS: i64 = 12 * 3600 * 1000;
 /// Not from the design, which waits for the longest tail or the interval: a round that pays is begun when the tail is this part of
 /// the longest allowed. Of 8 partitions a restore then reads a million records, where it would read four.
 const EARLY: u64 = 4;
-/// Not from the design either: once commands come slower than they came, the tail that the faster ones left is worth a round from
-/// this part of the longest on. A restore soon after a rush then reads almost nothing, and a steady rate has no rounds more.
+/// Not from the design either: once commands come slower than they came, the tail that the faster ones left (or a restore has read)
+/// is worth a round from this part of the longest on, if it pays. A restore soon after a rush then reads little, and a steady rate
+/// has its rounds when it had them.
 const WORTH: u64 = 32;
-/// How often a tail is looked at: whether a round of it pays is a sum over all blocks of cards.
-const LOOK_EVERY_MS: u64 = 250;
+/// How often a tail is looked at: whether a round of it pays is a sum over all blocks of cards, and a partition may have no record
+/// in several batches of a steady load.
+const LOOK_EVERY_MS: u64 = 2000;
 /// Pause before a last checkpoint is tried again that the group has refused: each refusal is a line of the client's log.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// A failed round is tried again after this.
@@ -110,12 +112,14 @@ impl<L: Log> Loop<L> {
     /// A transaction has succeeded since the ends were taken: their rounds begin. Everything committed is applied, so the
     /// state is at least as new as the logs were when they were asked.
     pub(super) fn begin_rounds(&mut self) {
+        let now_ms = (self.parts.clock)();
         for running in self.partitions.values_mut().filter_map(Partition::running_mut) {
             if !running.projection.in_round()
                 && let Some(positions) = running.ends.take()
             {
                 running.projection.begin_round(positions);
                 running.round_began = Some(time::now());
+                (running.looked_ms, running.tail_seen) = (now_ms, 0);
             }
         }
     }
@@ -264,7 +268,7 @@ impl Running {
         if since_ms < LOOK_EVERY_MS {
             return false;
         }
-        let grown = tail.checked_sub(self.tail_seen).unwrap_or(tail);
+        let grown = tail.saturating_sub(self.tail_seen);
         (self.looked_ms, self.tail_seen) = (now_ms, tail);
         let interval_ms = rules.checkpoint_interval.as_millis() as u64;
         let elapsed = now_ms.saturating_sub(self.last_round_ms) > interval_ms as i64;
