@@ -109,7 +109,7 @@ section! {
 section! {
     /// When the local state is written.
     Checkpoint {
-        /// After this time, if it pays.
+        /// After this time, or earlier once commands come slower, if it pays.
         interval: String = "30s".into(),
         /// When a restart would have to read more records than this; than a quarter of it, if it pays.
         max_tail_records: i64 = 500_000,

@@ -56,7 +56,7 @@ impl KafkaReader {
         }
     }
 
-    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
+    fn bounds_of(&self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
         watched(&self.slot, "offsets::bounds", OFFSETS_TIMEOUT, || bounds(&self.ends, topic, partition))
             .map_err(|e| fault(&format!("the bounds of {topic} partition {partition}"), &e))
     }
@@ -72,11 +72,11 @@ impl Reader for KafkaReader {
             Input::Live => &self.settings.topics.commands,
             Input::Backfill => &self.settings.topics.backfill,
         };
-        self.watermarks(topic, partition)
+        self.bounds_of(topic, partition)
     }
 
     fn bounds(&mut self, log: Changelog, partition: i32) -> Result<(i64, i64), Fault> {
-        self.watermarks(self.name(log), partition)
+        self.bounds_of(self.name(log), partition)
     }
 
     fn offset_at(&mut self, log: Changelog, partition: i32, at_ms: i64) -> Result<Option<i64>, Fault> {

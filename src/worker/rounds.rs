@@ -264,15 +264,21 @@ impl Running {
         if tail > rules.checkpoint_max_tail {
             return true;
         }
+        let interval_ms = rules.checkpoint_interval.as_millis() as u64;
+        let Some(to_come) = self.look(tail, interval_ms, now_ms) else { return false };
+        let elapsed = now_ms.saturating_sub(self.last_round_ms) > interval_ms as i64;
+        let slower = to_come < tail && tail > rules.checkpoint_max_tail / WORTH;
+        (elapsed || slower || tail > rules.checkpoint_max_tail / EARLY) && self.projection.round_pays()
+    }
+
+    /// How many records an interval brings at the rate since the last look; `None` while that is a moment ago.
+    fn look(&mut self, tail: u64, interval_ms: u64, now_ms: i64) -> Option<u64> {
         let since_ms = now_ms.abs_diff(self.looked_ms);
         if since_ms < LOOK_EVERY_MS {
-            return false;
+            return None;
         }
         let grown = tail.saturating_sub(self.tail_seen);
         (self.looked_ms, self.tail_seen) = (now_ms, tail);
-        let interval_ms = rules.checkpoint_interval.as_millis() as u64;
-        let elapsed = now_ms.saturating_sub(self.last_round_ms) > interval_ms as i64;
-        let slower = grown.saturating_mul(interval_ms) / since_ms < tail && tail > rules.checkpoint_max_tail / WORTH;
-        (elapsed || slower || tail > rules.checkpoint_max_tail / EARLY) && self.projection.round_pays()
+        Some(grown.saturating_mul(interval_ms) / since_ms)
     }
 }

@@ -28,12 +28,12 @@ pub use process::{Worker, identity, restore};
 pub use said::{Answer, assert_answered_once, assert_is_fold, completions, dead_letters, dump, fold};
 pub use store::{CutStore, SimStore, no_store, sled};
 
-/// Seeds within which each bug is seen; the rarest is seen by one of some 2,000.
-pub const SEEDS_OF_A_BUG: u64 = 10_000;
-
 use crate::mutation::{self, Mutation};
 use crate::projection::make_small;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Seeds within which each bug is seen: many times the first that sees the rarest, as any change of a schedule moves it.
+pub const SEEDS_OF_A_BUG: u64 = 10_000;
 
 /// Runs a seed, with a bug or without; gives a number that two runs of a seed share, or what was seen to be wrong.
 pub fn run(seed: u64, bug: Option<Mutation>) -> Result<u64, String> {
